@@ -1,0 +1,74 @@
+"""What each case may cost at most, and what `adapters` 1.3 cost when it was first measured (on another machine)."""
+
+from __future__ import annotations
+
+AT_MOST = {
+    "bert-base/1x16 seq_bn": 1.02,
+    "bert-base/1x16 double_seq_bn": 1.03,
+    "bert-base/1x16 par_bn, reduction 16": 1.02,
+    "bert-base/1x16 compacter": 1.05,
+    "bert-base/8x128 seq_bn": 1.015,
+    "bert-base/8x128 double_seq_bn": 1.015,
+    "bert-base/8x128 par_bn, reduction 16": 1.015,
+    "bert-base/8x128 compacter": 1.015,
+    "bert-6x384/1x16 seq_bn": 1.05,
+    "add_adapter number 300, over number 1": 1.5,
+    "size on disk": 3.6,
+    "left after deleting 20: parameters": 0.0,
+    "left after deleting 20: live tensors": 0.0,
+    "import adapters, over import transformers": 1.15,
+    "import adapters, over torch and a transformers model": 1.15,
+}
+
+# The noise of the measurement: "costs nothing" is at most 1.01, "no slower than the peer" at most 1.01 times the peer.
+NOISE = 1.01
+FREE_TITLES = (
+    "init only",
+    "added, not active (1)",
+    "added, not active (10)",
+    "added, not active (100)",
+    "seq_bn of 100 loaded, over seq_bn of 1",
+)
+
+EARLIER = {
+    "bert-base/1x16 init only": 1.04,
+    "bert-base/1x128 init only": 1.02,
+    "bert-base/1x16 added, not active (1)": 1.03,
+    "bert-base/1x16 added, not active (10)": 1.03,
+    "bert-base/1x16 added, not active (100)": 1.03,
+    "bert-base/1x128 added, not active (1)": 1.02,
+    "bert-base/1x16 seq_bn": 1.115,
+    "bert-base/1x128 seq_bn": 1.046,
+    "bert-base/8x128 seq_bn": 1.004,
+    "bert-base/1x16 double_seq_bn": 1.125,
+    "bert-base/1x128 double_seq_bn": 1.060,
+    "bert-base/8x128 double_seq_bn": 1.048,
+    "bert-base/1x16 par_bn, reduction 16": 1.109,
+    "bert-base/1x128 par_bn, reduction 16": 1.051,
+    "bert-base/8x128 par_bn, reduction 16": 1.016,
+    "bert-base/1x16 compacter": 1.304,
+    "bert-base/1x128 compacter": 1.102,
+    "bert-base/8x128 compacter": 1.105,
+    "bert-6x384/1x16 seq_bn": 1.28,
+    "llama-8x512/1x16 seq_bn": 1.16,
+    "t5-small/1x16 seq_bn": 1.16,
+    "init()": 160.0,
+    "add_adapter number 1": 7.1,
+    "set_active_adapters, 1 loaded": 0.4,
+    "set_active_adapters, 100 loaded": 6.5,
+    "save_adapter": 5.6,
+    "load_adapter, 1 loaded": 13.5,
+    "load_adapter, 100 loaded": 74.0,
+    "size on disk": 3.58,
+}
+
+
+def limit(case: str, peer: float | None) -> float | None:
+    """The most that the case may cost, or None if no target is set (or it is the peer's, which was not measured).
+
+    >>> limit("bert-base/1x16 seq_bn", peer=1.11)
+    1.02
+    """
+    if case.startswith("training") and "full fine-tuning" not in case:
+        return peer if peer is None or case.endswith("activations kept") else NOISE * peer
+    return NOISE if case.endswith(FREE_TITLES) else AT_MOST.get(case)

@@ -1,0 +1,144 @@
+"""`AdapterModelInterface`: the parts of a model by name, for modules that cannot be read or should be read otherwise."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from torch import nn
+
+from .parts import CONTAINERS, LOCATIONS, Anatomy, Kind, Layer, Sublayer, Tap, Tower
+from .sublayers import output_size
+
+
+@dataclass
+class AdapterModelInterface:
+    """Where the parts of a model are. Names of layer parts start at a layer, of attention parts at the attention.
+
+    >>> interface = AdapterModelInterface(
+    ...     adapter_methods=["bottleneck"], model_embeddings="embed", model_layers="blocks", layer_self_attn="attn",
+    ...     layer_cross_attn=None, attn_q_proj="q", attn_k_proj="k", attn_v_proj="v", attn_o_proj="o",
+    ...     layer_intermediate_proj="mlp.up", layer_output_proj="mlp.down", layer_pre_self_attn="norm1",
+    ...     layer_pre_ffn="norm2")
+    >>> adapters.init(model, interface=interface)
+
+    Args:
+        adapter_methods: The methods that the model is meant for: `bottleneck`, `lora`, `reft`, `invertible` …
+        model_embeddings: The module that embeds the inputs.
+        model_layers: The list of layers.
+        layer_self_attn: Self-attention. Its output, or the first of them, is what adapters change.
+        layer_cross_attn: Cross-attention, if there is any.
+        attn_o_proj: Output projection of the attention.
+        layer_intermediate_proj: First projection of the feed-forward sublayer.
+        layer_output_proj: Last projection of the feed-forward sublayer: its output is what adapters change.
+        attn_k_proj: Key projection.
+        attn_q_proj: Query projection.
+        attn_v_proj: Value projection.
+        attn_qkv_proj: Fused projection of queries, keys and values.
+        layer_pre_self_attn: The module whose first input is the residual of self-attention.
+        layer_pre_cross_attn: The module whose first input is the residual of cross-attention.
+        layer_pre_ffn: The module whose first input is the residual of the feed-forward sublayer.
+        layer_ln_1: The norm that follows attention.
+        layer_ln_2: The norm that follows the feed-forward sublayer.
+        base_model: Where the base model is in the model; all other names start there.
+    """
+
+    adapter_methods: list[str]
+    model_embeddings: str
+    model_layers: str
+    layer_self_attn: str | None
+    layer_cross_attn: str | None
+    attn_o_proj: str | None
+    layer_intermediate_proj: str | None
+    layer_output_proj: str | None
+    attn_k_proj: str | None = None
+    attn_q_proj: str | None = None
+    attn_v_proj: str | None = None
+    attn_qkv_proj: str | None = None
+    layer_pre_self_attn: str | None = None
+    layer_pre_cross_attn: str | None = None
+    layer_pre_ffn: str | None = None
+    layer_ln_1: str | None = None
+    layer_ln_2: str | None = None
+    base_model: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields, as `adapter_interface.json` holds them."""
+        return asdict(self)
+
+
+def anatomy_from_interface(base: nn.Module, interface: AdapterModelInterface) -> Anatomy:
+    """The anatomy that an interface describes.
+
+    Raises:
+        ValueError: the interface names a module that is not there; the message says which there are.
+    """
+    _submodule(base, interface.model_embeddings, "model_embeddings")
+    items = _submodule(base, interface.model_layers, "model_layers")
+    layers = []
+    for index, (name, layer) in enumerate(items.named_children()):
+        path = f"{interface.model_layers}.{name}"
+        layers.append(Layer(path, index, tuple(_sublayers(layer, path, interface))))
+    if not layers:
+        raise ValueError(f"model_layers={interface.model_layers!r} holds no modules.")
+    size = layers[0].sublayers[0].size
+    embeddings = base.get_submodule(interface.model_embeddings)
+    token_sizes = [m.embedding_dim for m in embeddings.modules() if isinstance(m, nn.Embedding)]
+    parent = interface.model_layers.rpartition(".")[0]
+    tower = Tower(parent, tuple(layers), interface.model_embeddings, token_sizes[0] if token_sizes else size, size)
+    return Anatomy(type(base).__name__, (tower,))
+
+
+def _sublayers(layer: nn.Module, path: str, interface: AdapterModelInterface) -> Iterator[Sublayer]:
+    projections = {"q": "attn_q_proj", "k": "attn_k_proj", "v": "attn_v_proj", "qkv": "attn_qkv_proj", "o": "attn_o_proj"}
+    named = {role: getattr(interface, field) for role, field in projections.items()}
+    for kind, attention, before in (
+        ("attention", interface.layer_self_attn, interface.layer_pre_self_attn),
+        ("cross_attention", interface.layer_cross_attn, interface.layer_pre_cross_attn),
+    ):
+        if attention is not None:
+            # Attention modules return their output with weights; the output projection alone returns just that.
+            output = f"{attention}.{interface.attn_o_proj}" if interface.attn_o_proj else attention
+            found = {role: f"{attention}.{name}" for role, name in named.items() if name}
+            yield _sublayer(layer, path, kind, output, before, interface.layer_ln_1, found)  # type: ignore[arg-type]
+    if interface.layer_output_proj is not None:
+        found = {"down": interface.layer_output_proj}
+        if interface.layer_intermediate_proj:
+            found["up"] = interface.layer_intermediate_proj
+        output, before = interface.layer_output_proj, interface.layer_pre_ffn
+        yield _sublayer(layer, path, "ffn", output, before, interface.layer_ln_2, found)
+
+
+def _sublayer(
+    layer: nn.Module, path: str, kind: Kind, output: str, before: str | None, norm: str | None, found: dict[str, str]
+) -> Sublayer:
+    for name in (*found.values(), output, before, norm):
+        if name is not None:
+            _submodule(layer, name, "layer")
+    projection = layer.get_submodule(found.get("o" if kind != "ffn" else "down", output))
+    return Sublayer(
+        kind=kind,
+        output=Tap(f"{path}.{output}"),
+        residual=Tap(f"{path}.{before}", "input") if before else None,
+        norm=f"{path}.{norm}" if norm else None,
+        # Whether the norm follows the addition is not among the fields; adapters read through it all the same.
+        norm_on_branch=norm is not None,
+        pre_norm=None,
+        host=path,
+        container=CONTAINERS[kind],
+        location=LOCATIONS[kind],
+        projections={role: (f"{path}.{name}",) for role, name in found.items()},
+        size=output_size(projection) or 0,
+    )
+
+
+def _submodule(module: nn.Module, path: str, field: str) -> nn.Module:
+    try:
+        return module.get_submodule(path)
+    except AttributeError:
+        names = [name for name, _ in module.named_modules() if name]
+        near = difflib.get_close_matches(path, names, n=3, cutoff=0.5)
+        hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"there are {', '.join(names[:12])}."
+        raise ValueError(f"The interface's {field} names {path!r}, which {type(module).__name__} has not; {hint}") from None

@@ -1,0 +1,88 @@
+"""From the names of tensors in files of any age to the names of this model's parameters.
+
+In files every name starts with the path of the base model in the model that was saved, and has the paths of the
+transformers release of that day. Here every name starts at the base model, and has today's paths.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+
+from torch import Tensor, nn
+
+# (pattern, replacement): renames that any file may need, oldest first.
+LEGACY_NAMES: tuple[tuple[str, str], ...] = (
+    (r"(attention|layer)_text_(task|lang)_adapters\.", "adapters."),
+    (r"invertible_lang_adapters\.", "invertible_adapters."),
+)
+
+# Paths of modules that transformers renamed between release 4 and 5, by model type. Its own table of renames names
+# only its own parameters, and adapters were attached to modules between them.
+RENAMED_PATHS: dict[str, tuple[tuple[str, str], ...]] = {
+    "vit": ((r"^encoder\.layer\.(\d+)\.", r"layers.\1."), (r"^(layers\.\d+\.)output\.output_adapters", r"\1output_adapters")),
+    "beit": ((r"^encoder\.layer\.(\d+)\.", r"layers.\1."),),
+}
+
+
+def to_current(names: Iterable[str], model_type: str) -> dict[str, str]:
+    """Each name as it would be today, without the base model's path taken off."""
+    renames = [*LEGACY_NAMES, *RENAMED_PATHS.get(model_type, ())]
+    current = {}
+    for name in names:
+        new = name
+        for pattern, replacement in renames:
+            new = re.sub(pattern, replacement, new)
+        current[name] = new
+    return current
+
+
+def matched(tensors: Mapping[str, Tensor], wanted: Iterable[str], model_type: str) -> dict[str, Tensor]:
+    """The tensors under the names of the model's parameters.
+
+    The path of the base model (`bert.`, `model.`, `transformer.` … or none) is not known for files of other classes of
+    the same model, so it is whichever leading part makes the most names known. Names that stay unknown are kept.
+
+    Args:
+        tensors: What a file holds.
+        wanted: The names of the model's parameters.
+        model_type: The type of the model.
+    """
+    known = set(wanted)
+    best: dict[str, Tensor] = {}
+    most = -1
+    for prefix in _prefixes(tensors):
+        stripped = {n.removeprefix(prefix) if n.startswith(prefix) else n: n for n in tensors}
+        current = to_current(stripped, model_type)
+        hits = sum(name in known for name in current.values())
+        if hits > most:
+            most = hits
+            best = {current[name]: tensors[original] for name, original in stripped.items()}
+    return best
+
+
+def _prefixes(names: Iterable[str]) -> list[str]:
+    """No prefix, and the leading one or two parts of the names."""
+    found = {"": None}
+    for name in names:
+        parts = name.split(".")
+        for depth in (1, 2):
+            found[".".join(parts[:depth]) + "."] = None
+    return list(found)
+
+
+def aliases(modules: Mapping[str, nn.Module]) -> dict[str, str]:
+    """Every name of a parameter, with the first name of the same parameter.
+
+    A norm in front of a bottleneck has two names in files: its own, and its place in the sequence.
+
+    Args:
+        modules: Modules by the prefix of their parameters' names.
+    """
+    first: dict[int, str] = {}
+    names: dict[str, str] = {}
+    for prefix, module in modules.items():
+        for name, parameter in module.named_parameters(remove_duplicate=False):
+            full = f"{prefix}.{name}"
+            names[full] = first.setdefault(id(parameter), full)
+    return names

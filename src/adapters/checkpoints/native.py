@@ -1,0 +1,164 @@
+"""Adapters in the layout of AdapterHub: `adapter_config.json` with `adapter.safetensors` or `pytorch_adapter.bin`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..configuration import AdapterConfig
+from ..registry import Adapter, AdapterRegistry
+from .files import (
+    ADAPTER_CONFIG,
+    ADAPTER_WEIGHTS,
+    AdapterFileError,
+    read_json,
+    read_tensors,
+    write_json,
+    write_tensors,
+)
+from .keys import aliases, matched
+
+# Before files had a version, `gelu` meant today's `gelu_new`.
+_RENAMED_ACTIVATIONS = {"gelu": "gelu_new", "gelu_orig": "gelu"}
+
+
+class AdapterMismatchError(AdapterFileError):
+    """The tensors of a file are not those of the adapter; the message lists all differences."""
+
+
+def save(
+    adapter: Adapter,
+    folder: Path,
+    base_path: str,
+    facts: Mapping[str, Any],
+    use_safetensors: bool = True,
+) -> None:
+    """Write an adapter to a folder, which is made if it is not there.
+
+    Args:
+        adapter: The adapter.
+        folder: The folder.
+        base_path: Path of the base model in the model, "" if they are one.
+        facts: The further entries of `adapter_config.json`.
+        use_safetensors: Whether to write safetensors, or PyTorch's format.
+    """
+    prefix = f"{base_path}." if base_path else ""
+    tensors = {
+        f"{prefix}{name}.{key}": tensor
+        for name, module in named_modules(adapter, adapter.name).items()
+        for key, tensor in module.state_dict().items()
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    write_tensors(folder, ADAPTER_WEIGHTS, tensors, use_safetensors)
+    write_json(folder / ADAPTER_CONFIG, {**facts, "config": adapter.config.to_dict(), "name": adapter.name})
+
+
+def load(
+    registry: AdapterRegistry,
+    folder: Path,
+    model_type: str,
+    name: str | None = None,
+    config: AdapterConfig | None = None,
+    leave_out: list[int] | None = None,
+    safetensors_only: bool = False,
+) -> Adapter:
+    """Read an adapter, built and filled but not yet added to the model.
+
+    Args:
+        registry: The adapters of the model, which stay as they are.
+        folder: The folder.
+        model_type: The type of the model, for renamed paths.
+        name: The name to give; by default the one in the file.
+        config: A configuration to use instead of the file's.
+        leave_out: Further layers to leave out.
+        safetensors_only: Whether files in PyTorch's format are refused.
+
+    Raises:
+        AdapterFileError: a file is missing, cut off or of another kind.
+        AdapterMismatchError: tensors are missing, unexpected or of another shape.
+    """
+    data = read_json(folder / ADAPTER_CONFIG)
+    saved_name = data.get("name")
+    if not isinstance(data.get("config"), (dict, str)) or not isinstance(saved_name, str):
+        hint = " It is a PEFT adapter, which this release does not read." if "peft_type" in data else ""
+        raise AdapterFileError(f"{folder / ADAPTER_CONFIG} has no 'config' and 'name'.{hint}")
+    tensors = read_tensors(folder, ADAPTER_WEIGHTS, safetensors_only)
+    config = config or AdapterConfig.load(updated_config(data["config"], data.get("version")))
+    left_out = leave_out or []
+    if left_out:
+        config = config.replace(leave_out=sorted({*config["leave_out"], *left_out}))
+    adapter = registry.build(name or saved_name, config)
+    # Layers that are left out only now are in the file, and are no surprise there.
+    optional = _names_of_layers(registry, saved_name, config, left_out) if left_out else set()
+    fill(named_modules(adapter, saved_name), tensors, model_type, str(folder), optional)
+    return adapter
+
+
+def updated_config(config: Mapping[str, Any] | str, version: str | None) -> dict[str, Any] | str:
+    """A configuration as a file holds it, in today's words."""
+    if isinstance(config, str) or version is not None:
+        return dict(config) if not isinstance(config, str) else config
+    activation = str(config.get("non_linearity"))
+    return {**config, "non_linearity": _RENAMED_ACTIVATIONS.get(activation, activation)}
+
+
+def named_modules(adapter: Adapter, name: str) -> dict[str, nn.Module]:
+    """The modules of an adapter, by the prefix of their tensors in files (without the base model's path)."""
+    return {
+        f"{p.host}.{p.container}.{name}" if p.host else f"{p.container}.{name}": p.module for p in adapter.placements
+    }
+
+
+def fill(
+    modules: Mapping[str, nn.Module],
+    tensors: Mapping[str, Tensor],
+    model_type: str,
+    source: str,
+    optional: set[str] = frozenset(),  # type: ignore[assignment]
+) -> None:
+    """Copy tensors into modules, all or none.
+
+    Raises:
+        AdapterMismatchError: tensors are missing, unexpected or of another shape.
+    """
+    first_names = aliases(modules)
+    parameters = {
+        f"{prefix}.{name}": parameter for prefix, module in modules.items() for name, parameter in module.named_parameters()
+    }
+    found = matched(tensors, first_names, model_type)
+    by_first = {first_names[name]: tensor for name, tensor in found.items() if name in first_names}
+    missing = [name for name in parameters if name not in by_first]
+    unexpected = [name for name in found if name not in first_names and not any(map(name.startswith, optional))]
+    misshapen = [
+        f"{name}: {tuple(by_first[name].shape)} in the file, {tuple(p.shape)} in the model"
+        for name, p in parameters.items()
+        if name in by_first and by_first[name].shape != p.shape
+    ]
+    if missing or unexpected or misshapen:
+        raise AdapterMismatchError(_differences(source, missing, unexpected, misshapen))
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            parameter.copy_(by_first[name])
+
+
+def _differences(source: str, missing: list[str], unexpected: list[str], misshapen: list[str]) -> str:
+    lines = [f"{source} does not fit this model, which is left as it was."]
+    for title, names in (("Missing", missing), ("Unexpected", unexpected), ("Of another shape", misshapen)):
+        if names:
+            lines.append(f"{title} ({len(names)}):")
+            lines += [f"  {name}" for name in names]
+    if missing and all("shared_parameters" in name for name in missing):
+        lines.append("AdapterHub's adapters 1.3 lost shared parameters when it saved plain base models such as BertModel.")
+    return "\n".join(lines)
+
+
+def _names_of_layers(registry: AdapterRegistry, name: str, config: AdapterConfig, layers: list[int]) -> set[str]:
+    """The prefixes of the tensors that an adapter would have in some layers."""
+    kept = [index for index in config["leave_out"] if index not in layers]
+    whole = registry.build(name, config.replace(leave_out=kept))
+    left = [p for p in whole.placements if p.layer in layers]
+    return set(named_modules(Adapter(name, config, tuple(left)), name))

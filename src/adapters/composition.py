@@ -1,0 +1,222 @@
+"""How adapters are combined: plain data, no tensors.
+
+>>> from adapters.composition import Stack
+>>> Stack("language", "task")
+Stack('language', 'task')
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, TypeAlias, Union
+
+Setup: TypeAlias = Union[str, "AdapterCompositionBlock"]
+
+
+class AdapterCompositionBlock(Sequence["Setup"]):
+    """A combination of adapters; its children are adapter names or further blocks.
+
+    Args:
+        *children: Names of adapters, or blocks.
+    """
+
+    def __init__(self, *children: Setup) -> None:
+        for child in children:
+            if not isinstance(child, (str, AdapterCompositionBlock)):
+                raise TypeError(
+                    f"{type(self).__name__} takes adapter names and composition blocks, not {child!r} "
+                    f"({type(child).__name__})."
+                )
+        self.children: list[Setup] = list(children)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.children[index]
+
+    def __len__(self) -> int:
+        return len(self.children)
+
+    def __iter__(self) -> Iterator[Setup]:
+        return iter(self.children)
+
+    def __eq__(self, other: object) -> bool:
+        return type(self) is type(other) and self.to_dict() == other.to_dict()  # type: ignore[attr-defined]
+
+    def __hash__(self) -> int:
+        return hash(repr(self))
+
+    def __repr__(self) -> str:
+        arguments = [repr(child) for child in self.children]
+        arguments += [f"{name}={value!r}" for name, value in self._arguments().items()]
+        return f"{type(self).__name__}({', '.join(arguments)})"
+
+    def _arguments(self) -> dict[str, Any]:
+        """What the constructor takes besides the children."""
+        return {}
+
+    @property
+    def parallel_channels(self) -> int:
+        """How many times the batch is repeated by the blocks in here."""
+        return max((c.parallel_channels for c in self.children if isinstance(c, AdapterCompositionBlock)), default=1)
+
+    def first(self) -> str:
+        """The name of the first adapter."""
+        child = self.children[0]
+        return child if isinstance(child, str) else child.first()
+
+    def last(self) -> str:
+        """The name of the last adapter."""
+        child = self.children[-1]
+        return child if isinstance(child, str) else child.last()
+
+    def flatten(self) -> set[str]:
+        """The names of all adapters in here."""
+        names: set[str] = set()
+        for child in self.children:
+            names |= {child} if isinstance(child, str) else child.flatten()
+        return names
+
+    def to_dict(self) -> dict[str, Any]:
+        """The block as plain data, as `adapter_setup.json` holds it."""
+        children = [
+            {"type": "single", "children": [child]} if isinstance(child, str) else child.to_dict()
+            for child in self.children
+        ]
+        data: dict[str, Any] = {"type": type(self).__name__, "children": children}
+        if self._arguments():
+            data["kwargs"] = self._arguments()
+        return data
+
+    @staticmethod
+    def from_dict(data: dict[str, Any]) -> Setup:
+        """The inverse of `to_dict`.
+
+        Raises:
+            ValueError: the data names a block that does not exist.
+        """
+        children = data.get("children", [])
+        if data.get("type") == "single":
+            return str(children[0])
+        if data.get("type") not in BLOCKS:
+            raise ValueError(f"Unknown composition block {data.get('type')!r}; there are {', '.join(BLOCKS)}.")
+        block = BLOCKS[data["type"]]
+        return block(*(AdapterCompositionBlock.from_dict(child) for child in children), **data.get("kwargs", {}))
+
+
+class Stack(AdapterCompositionBlock):
+    """One adapter after the other: each sees what the one before made of the sublayer's output."""
+
+
+class Parallel(AdapterCompositionBlock):
+    """The batch is repeated, and each copy goes through its own adapter."""
+
+    @property
+    def parallel_channels(self) -> int:
+        return len(self.children)
+
+
+class MultiTask(AdapterCompositionBlock):
+    """Each row of a batch goes through the adapter of its task."""
+
+
+class Fuse(AdapterCompositionBlock):
+    """The outputs of several adapters, mixed by attention (AdapterFusion, Pfeiffer et al. 2021)."""
+
+    def __init__(self, *fuse_stacks: Setup, name: str | None = None) -> None:
+        super().__init__(*fuse_stacks)
+        self._name = name
+
+    @property
+    def name(self) -> str:
+        """The name of the fusion: the given one, or its adapters' joined by commas."""
+        return self._name or ",".join(c if isinstance(c, str) else c.last() for c in self.children)
+
+    def _arguments(self) -> dict[str, Any]:
+        return {"name": self._name} if self._name else {}
+
+
+class Split(AdapterCompositionBlock):
+    """The sequence is cut into pieces, and each piece goes through its own adapter.
+
+    Args:
+        splits: Lengths of the pieces in tokens, or one length for all.
+    """
+
+    def __init__(self, *split_adapters: Setup, splits: list[int] | int) -> None:
+        super().__init__(*split_adapters)
+        self.splits = splits if isinstance(splits, list) else [splits] * len(split_adapters)
+
+    def _arguments(self) -> dict[str, Any]:
+        return {"splits": self.splits}
+
+
+class BatchSplit(AdapterCompositionBlock):
+    """The batch is cut into groups of rows, and each group goes through its own adapter.
+
+    Args:
+        batch_sizes: Numbers of rows, or one number for all groups.
+    """
+
+    def __init__(self, *split_adapters: Setup, batch_sizes: list[int] | int) -> None:
+        super().__init__(*split_adapters)
+        self.batch_sizes = batch_sizes if isinstance(batch_sizes, list) else [batch_sizes] * len(split_adapters)
+
+    def _arguments(self) -> dict[str, Any]:
+        return {"batch_sizes": self.batch_sizes}
+
+
+class Average(AdapterCompositionBlock):
+    """The weighted mean of the outputs of several adapters.
+
+    Args:
+        weights: One weight per adapter; equal ones if None.
+        normalize_weights: Whether the weights are divided by their sum.
+    """
+
+    def __init__(
+        self, *average_adapters: Setup, weights: list[float] | None = None, normalize_weights: bool = True
+    ) -> None:
+        super().__init__(*average_adapters)
+        given = weights if weights is not None else [1.0] * len(average_adapters)
+        if len(given) != len(average_adapters):
+            raise ValueError(f"Average got {len(average_adapters)} adapters and {len(given)} weights.")
+        self.weights = [w / sum(given) for w in given] if weights is None or normalize_weights else list(given)
+
+    def _arguments(self) -> dict[str, Any]:
+        return {"weights": self.weights}
+
+
+BLOCKS: dict[str, type[AdapterCompositionBlock]] = {
+    block.__name__: block for block in (Stack, Fuse, Split, BatchSplit, Parallel, MultiTask, Average)
+}
+
+SetupLike: TypeAlias = Union[Setup, Sequence[Any], None]
+
+
+def parse_composition(
+    adapter_composition: SetupLike, level: int = 0, model_type: str | None = None
+) -> AdapterCompositionBlock | None:
+    """What users write for a setup, as a block.
+
+    >>> parse_composition("a"), parse_composition(["a", "b"])
+    (Stack('a'), Stack('a', 'b'))
+
+    Args:
+        adapter_composition: A name, a block, a list of these (a `Stack`), or None.
+        level: The depth of a nested list: the lists in a list are `Fuse` blocks.
+        model_type: Taken for compatibility; every block is defined for every architecture.
+
+    Raises:
+        TypeError: neither of these was given.
+    """
+    if adapter_composition is None or isinstance(adapter_composition, AdapterCompositionBlock):
+        return adapter_composition
+    if isinstance(adapter_composition, str):
+        return Stack(adapter_composition)
+    if isinstance(adapter_composition, Sequence):
+        block = Stack if level == 0 else Fuse
+        children = [c if isinstance(c, str) else parse_composition(c, level + 1) for c in adapter_composition]
+        return block(*children) if children else None  # type: ignore[arg-type]
+    raise TypeError(
+        f"An adapter setup is a name, a block such as Stack('a', 'b'), a list of these or None, "
+        f"not {adapter_composition!r}."
+    )

@@ -1,0 +1,24 @@
+"""Configurations of adaptation methods: one dataclass per method, and presets by name."""
+
+from .base import AdapterConfig as AdapterConfig
+from .base import AdapterConfigError as AdapterConfigError
+from .base import presets
+from .bottleneck import AdapterPlusConfig as AdapterPlusConfig
+from .bottleneck import BnConfig as BnConfig
+from .bottleneck import CompacterConfig as CompacterConfig
+from .bottleneck import CompacterPlusPlusConfig as CompacterPlusPlusConfig
+from .bottleneck import DoubleSeqBnConfig as DoubleSeqBnConfig
+from .bottleneck import DoubleSeqBnInvConfig as DoubleSeqBnInvConfig
+from .bottleneck import HoulsbyConfig as HoulsbyConfig
+from .bottleneck import HoulsbyInvConfig as HoulsbyInvConfig
+from .bottleneck import ParallelConfig as ParallelConfig
+from .bottleneck import ParBnConfig as ParBnConfig
+from .bottleneck import PfeifferConfig as PfeifferConfig
+from .bottleneck import PfeifferInvConfig as PfeifferInvConfig
+from .bottleneck import SeqBnConfig as SeqBnConfig
+from .bottleneck import SeqBnInvConfig as SeqBnInvConfig
+from .hashing import get_adapter_config_hash as get_adapter_config_hash
+from .model_adapters_config import ModelAdaptersConfig as ModelAdaptersConfig
+
+ADAPTER_CONFIG_MAP = presets()
+DEFAULT_ADAPTER_CONFIG = "seq_bn"

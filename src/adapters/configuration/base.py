@@ -1,0 +1,181 @@
+"""The base of all configurations: an immutable dataclass that can be read like a dictionary."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import difflib
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar
+
+_PRESET_STRING = re.compile(r"^(?P<name>[^\[\]|\s]+)\s*(?:\[(?P<fields>.*)\])?$")
+
+
+class AdapterConfigError(ValueError):
+    """A configuration that cannot be: an unknown preset or field, or a value that has no meaning."""
+
+
+@dataclasses.dataclass(frozen=True)
+class AdapterConfig(Mapping[str, Any]):
+    """What every configuration of an adapter can do. The methods' own classes are in this package.
+
+    >>> config = AdapterConfig.load("seq_bn", reduction_factor=12)
+    >>> config.reduction_factor, config["reduction_factor"]
+    (12, 12)
+    """
+
+    architecture: ClassVar[str | None] = None
+    """The name of the method in saved files; None for bottleneck adapters, whose files have none."""
+
+    _methods: ClassVar[dict[str | None, type[AdapterConfig]]] = {}
+    _presets: ClassVar[dict[str, AdapterConfig]] = {}
+
+    def __getitem__(self, field: str) -> Any:
+        if field in {f.name for f in dataclasses.fields(self)}:
+            return getattr(self, field)
+        raise KeyError(field)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(f.name for f in dataclasses.fields(self))
+
+    def __len__(self) -> int:
+        return len(dataclasses.fields(self))
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields, as `adapter_config.json` holds them."""
+        return {name: dict(v) if isinstance(v, Mapping) else v for name, v in self.items()}
+
+    def replace(self, **changes: Any) -> AdapterConfig:
+        """The same configuration with some fields changed.
+
+        Raises:
+            AdapterConfigError: a field does not exist or a value has no meaning.
+        """
+        check_fields(type(self), changes)
+        return dataclasses.replace(self, **changes)
+
+    @classmethod
+    def from_dict(cls, config: Mapping[str, Any]) -> AdapterConfig:
+        """The configuration that `to_dict` gave.
+
+        Called on a subclass it makes that class; on `AdapterConfig` the class is found by `architecture`.
+
+        Raises:
+            AdapterConfigError: the method or a field is not known, or a value has no meaning.
+        """
+        fields = dict(config)
+        config_class = cls
+        if cls is AdapterConfig:
+            architecture = fields.get("architecture")
+            if architecture not in cls._methods:
+                raise AdapterConfigError(
+                    f"There is no adaptation method {architecture!r}; "
+                    f"there are {', '.join(str(m or 'bottleneck') for m in cls._methods)}."
+                )
+            config_class = cls._methods[architecture]
+        if config_class.architecture is None:
+            fields.pop("architecture", None)
+        check_fields(config_class, fields)
+        required = {f.name for f in dataclasses.fields(config_class) if _is_required(f)}
+        if not required <= fields.keys():
+            raise AdapterConfigError(
+                f"{config_class.__name__} needs {', '.join(sorted(required - fields.keys()))}; "
+                "start from a preset to change only some fields, e.g. 'seq_bn[reduction_factor=32]'."
+            )
+        return config_class(**fields)
+
+    @staticmethod
+    def load(
+        config: str | Mapping[str, Any] | AdapterConfig, download_kwargs: dict[str, Any] | None = None, **kwargs: Any
+    ) -> AdapterConfig:
+        """A configuration from whatever names one.
+
+        >>> AdapterConfig.load("pfeiffer", reduction_factor=12).reduction_factor
+        12
+        >>> AdapterConfig.load("seq_bn[reduction_factor=32]").reduction_factor
+        32
+
+        Args:
+            config: The name of a preset, with fields to change in brackets; a dictionary; or a configuration.
+            download_kwargs: Taken for compatibility; nothing is downloaded for a configuration.
+            **kwargs: Fields to change.
+
+        Raises:
+            AdapterConfigError: the preset or a field is not known, or a value has no meaning.
+        """
+        if isinstance(config, str):
+            name, fields = parse_preset(config)
+            if name not in AdapterConfig._presets:
+                raise AdapterConfigError(_unknown_preset(name))
+            return AdapterConfig._presets[name].replace(**{**fields, **kwargs})
+        if isinstance(config, AdapterConfig):
+            return config.replace(**kwargs) if kwargs else config
+        if isinstance(config, Mapping):
+            return AdapterConfig.from_dict({**config, **kwargs})
+        raise AdapterConfigError(
+            f"A configuration is the name of a preset, a dictionary or an AdapterConfig, not {config!r}."
+        )
+
+
+def register_method(config_class: type[AdapterConfig]) -> None:
+    """Make `AdapterConfig.from_dict` find a method's class by its `architecture`."""
+    AdapterConfig._methods[config_class.architecture] = config_class
+
+
+def register_preset(name: str, config: AdapterConfig) -> None:
+    """Make a configuration loadable by name."""
+    AdapterConfig._presets[name] = config
+
+
+def presets() -> dict[str, AdapterConfig]:
+    """All configurations that have a name."""
+    return dict(AdapterConfig._presets)
+
+
+def check_fields(config_class: type[AdapterConfig], fields: Mapping[str, Any]) -> None:
+    """Raise `AdapterConfigError` for the first name that is not a field of the class, with the nearest field."""
+    names = [f.name for f in dataclasses.fields(config_class)]
+    for name in fields:
+        if name not in names:
+            near = difflib.get_close_matches(name, names, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"its fields are {', '.join(names)}."
+            raise AdapterConfigError(f"{config_class.__name__} has no field {name!r}; {hint}")
+
+
+def parse_preset(text: str) -> tuple[str, dict[str, Any]]:
+    """Take a preset string apart.
+
+    >>> parse_preset("seq_bn[reduction_factor=32, non_linearity=gelu]")
+    ('seq_bn', {'reduction_factor': 32, 'non_linearity': 'gelu'})
+
+    Raises:
+        AdapterConfigError: the brackets or the values cannot be read.
+    """
+    match = _PRESET_STRING.match(text.strip())
+    try:
+        if match is None:
+            raise SyntaxError
+        call = ast.parse(f"f({match['fields'] or ''})", mode="eval").body
+        if not isinstance(call, ast.Call) or call.args:
+            raise SyntaxError
+        # Bare words are strings, so that shells need no quotes.
+        fields = {
+            str(k.arg): k.value.id if isinstance(k.value, ast.Name) else ast.literal_eval(k.value)
+            for k in call.keywords
+        }
+    except (SyntaxError, ValueError):
+        raise AdapterConfigError(
+            f"Cannot read {text!r}; write a preset like 'seq_bn' or 'seq_bn[reduction_factor=32, non_linearity=gelu]'."
+        ) from None
+    return match["name"], fields
+
+
+def _unknown_preset(name: str) -> str:
+    near = difflib.get_close_matches(name, AdapterConfig._presets, n=2, cutoff=0.5)
+    hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"there are {', '.join(presets())}."
+    return f"There is no configuration {name!r}; {hint}"
+
+
+def _is_required(field: dataclasses.Field[Any]) -> bool:
+    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING

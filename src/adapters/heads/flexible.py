@@ -1,0 +1,251 @@
+"""Models with any number of prediction heads: the part that all `XxxAdapterModel` classes share.
+
+Shapes: B rows, T tokens, D hidden size.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, cast
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from ..context import AdapterSetup
+from ..model import ModelAdaptersMixin, add_saved_adapters, setup_registry
+from ..registry import AdapterDict, unknown_name
+from . import HEADS, HeadInputs, label_map
+from .model_heads import build_head, holds_flexible_head, load_head, save_head
+
+
+class ModelWithFlexibleHeadsAdaptersMixin(ModelAdaptersMixin):
+    """A base model with adapters and heads. The classes themselves are made by `adapters.auto`.
+
+    Args:
+        config: The configuration of the base model.
+    """
+
+    base_class: ClassVar[type[PreTrainedModel]]
+    is_causal_model: ClassVar[bool]
+
+    def __init__(self, config: Any) -> None:
+        super().__init__(config)
+        setattr(self, self.base_model_prefix, self.base_class(config))
+        self.heads = AdapterDict()
+        self._active_head: str | None = None
+        setup_registry(self)
+        add_saved_adapters(self, config)
+        saved_heads = getattr(config, "prediction_heads", None) or {}
+        for name, head in saved_heads.items():
+            self._add_head(name, head, overwrite_ok=False, set_active=True)
+        if saved_heads:
+            del config.prediction_heads
+        cast(Any, self).post_init()
+
+    # -- heads ------------------------------------------------------------------------------------------------------
+
+    def add_classification_head(
+        self,
+        head_name: str,
+        num_labels: int = 2,
+        layers: int = 2,
+        activation_function: str | None = "tanh",
+        overwrite_ok: bool = False,
+        multilabel: bool = False,
+        id2label: Mapping[int, str] | None = None,
+        use_pooler: bool = False,
+    ) -> None:
+        """Add a head that classifies rows, and make it the active one.
+
+        Args:
+            head_name: Its name: that of the adapter it belongs to.
+            num_labels: Number of labels C; 1 for a score.
+            layers: Number of linear layers.
+            activation_function: Activation between them.
+            overwrite_ok: Whether a head of the same name may be replaced.
+            multilabel: Whether a row can have several labels.
+            id2label: Names of the labels.
+            use_pooler: Whether to read the base model's pooler.
+
+        Raises:
+            ValueError: the name is taken, or the labels are not numbered from 0.
+        """
+        config = {
+            "head_type": "multilabel_classification" if multilabel else "classification",
+            "num_labels": num_labels,
+            "layers": layers,
+            "activation_function": activation_function,
+            "label2id": label_map(num_labels, id2label),
+            "use_pooler": use_pooler,
+            "bias": True,
+            "dropout_prob": None,
+        }
+        self._add_head(head_name, config, overwrite_ok, set_active=True)
+
+    def _add_head(self, name: str, config: Mapping[str, Any], overwrite_ok: bool, set_active: bool) -> None:
+        if name in self.heads and not overwrite_ok:
+            raise ValueError(f"There is a head named {name!r} already. Choose another name, or pass overwrite_ok=True.")
+        if getattr(self, "config").is_encoder_decoder:
+            raise NotImplementedError(f"Heads of encoder-decoder models such as {type(self).__name__} are not there yet.")
+        self._attach_head(name, build_head(name, config, self._hidden_size(), self._head_dropout()), set_active)
+
+    def _attach_head(self, name: str, head: nn.Module, set_active: bool) -> None:
+        base = self._adapter_registry.base
+        like = next((p for p in base.parameters() if p.is_floating_point()), None)
+        if like is not None:
+            head.to(device=like.device, dtype=like.dtype)
+        head.train(self.training)
+        self.heads.attach(name, head)
+        if set_active:
+            self._active_head = name
+
+    @property
+    def active_head(self) -> str | None:
+        """The head that the forward pass ends in, or None for the outputs of the base model."""
+        return self._active_head
+
+    @active_head.setter
+    def active_head(self, head: str | None) -> None:
+        if head is not None and head not in self.heads:
+            raise ValueError(unknown_name(str(head), self.heads, "head"))
+        self._active_head = head
+
+    def delete_head(self, head_name: str) -> None:
+        """Remove a head.
+
+        Raises:
+            ValueError: there is no such head.
+        """
+        if head_name not in self.heads:
+            raise ValueError(unknown_name(head_name, self.heads, "head"))
+        self.heads.remove(head_name)
+        if self._active_head == head_name:
+            self._active_head = None
+
+    def get_labels_dict(self, head_name: str | None = None) -> dict[int, str] | None:
+        """The labels of a head (by default the active one) by their numbers."""
+        name = head_name or self._active_head
+        if name is None:
+            return None
+        label2id = self._head(name).config.get("label2id") or {}
+        return {number: label for label, number in label2id.items()}
+
+    def get_labels(self, head_name: str | None = None) -> list[str] | None:
+        """The labels of a head (by default the active one), in the order of their numbers."""
+        labels = self.get_labels_dict(head_name)
+        return None if labels is None else [labels[i] for i in sorted(labels)]
+
+    def get_prediction_heads_config(self) -> dict[str, dict[str, Any]]:
+        """The configuration of every head by its name."""
+        return {name: dict(self._head(name).config) for name in self.heads}
+
+    @classmethod
+    def head_types(cls) -> list[str]:
+        """The types of heads that can be added."""
+        return list(HEADS)
+
+    def save_head(self, save_directory: str | Path, head_name: str | None = None, use_safetensors: bool = True) -> None:
+        """Write a head (by default the active one) to a folder, in the layout of AdapterHub."""
+        name = head_name or self._active_head
+        if name is None or name not in self.heads:
+            raise ValueError(unknown_name(str(name), self.heads, "head"))
+        save_head(self._head(name), name, self._head(name).config, Path(save_directory), self._facts(), use_safetensors)
+
+    def load_head(
+        self,
+        save_directory: str | Path,
+        load_as: str | None = None,
+        id2label: Mapping[int, str] | None = None,
+        use_safetensors: bool = False,
+    ) -> str:
+        """Add a head from a folder. A head of the same name is replaced.
+
+        Returns:
+            The name of the head.
+
+        Raises:
+            AdapterFileError: a file is missing, cut off, or does not fit. The model is then as it was.
+        """
+        name, head = load_head(
+            Path(save_directory), load_as, self._hidden_size(), self._head_dropout(), id2label, use_safetensors
+        )
+        self._attach_head(name, head, set_active=False)
+        return name
+
+    # -- with adapters ----------------------------------------------------------------------------------------------
+
+    def set_active_adapters(self, adapter_setup: Any, skip_layers: Sequence[int] | None = None) -> None:
+        """As for every model with adapters; the head of the last adapter's name, if there is one, becomes active."""
+        super().set_active_adapters(adapter_setup, skip_layers)
+        setup = self.active_adapters
+        if setup is not None and setup.last() in self.heads:
+            self._active_head = setup.last()
+
+    def _save_head_of(self, adapter_name: str, folder: Path, use_safetensors: bool) -> None:
+        if adapter_name in self.heads:
+            self.save_head(folder, adapter_name, use_safetensors)
+
+    def _read_head(
+        self, folder: Path, name: str, id2label: Mapping[int, str] | None, safetensors_only: bool
+    ) -> Callable[[], None] | None:
+        if not holds_flexible_head(folder):
+            return None
+        size, dropout = self._hidden_size(), self._head_dropout()
+        _, head = load_head(folder, name, size, dropout, id2label, safetensors_only)
+        return lambda: self._attach_head(name, head, set_active=False)
+
+    def _config_entries(self) -> dict[str, Any]:
+        return {**super()._config_entries(), "prediction_heads": self.get_prediction_heads_config()}
+
+    # -- the forward pass -------------------------------------------------------------------------------------------
+
+    def forward(self, *args: Any, head: str | None = None, labels: Tensor | None = None, **kwargs: Any) -> Any:
+        """The base model, then the active head (or `head`), with the loss if there are `labels`."""
+        name = head or AdapterSetup.get_context_head_setup() or self._active_head
+        if name is None or (head is None and name not in self.heads):
+            if labels is not None:
+                raise ValueError(f"labels were given, but no head is active. {unknown_name('', self.heads, 'head')}")
+            return self._adapter_registry.base(*args, **kwargs)
+        if name not in self.heads:
+            raise ValueError(unknown_name(name, self.heads, "head"))
+        as_tuple = kwargs.pop("return_dict", None) is False
+        outputs = self._adapter_registry.base(*args, **kwargs, return_dict=True)
+        hidden = outputs[0]
+        sentence = hidden[:, 0]
+        if self.is_causal_model:
+            arguments = inspect.signature(self._adapter_registry.base.forward).bind_partial(*args, **kwargs).arguments
+            sentence = last_tokens(hidden, arguments.get("input_ids"), arguments.get("attention_mask"), self._pad_id())
+        result = self._head(name).predict(HeadInputs(hidden, sentence, outputs.get("pooler_output"), outputs), labels)
+        return result.to_tuple() if as_tuple else result
+
+    def _head(self, name: str) -> Any:
+        return self.heads[name]
+
+    def _pad_id(self) -> int | None:
+        return cast("int | None", getattr(getattr(self, "config"), "pad_token_id", None))
+
+    def _hidden_size(self) -> int:
+        return int(getattr(self, "config").get_text_config().hidden_size)
+
+    def _head_dropout(self) -> float:
+        config = getattr(self, "config")
+        return float(getattr(config, "hidden_dropout_prob", getattr(config, "dropout", 0.0)) or 0.0)
+
+
+def last_tokens(hidden: Tensor, input_ids: Tensor | None, mask: Tensor | None, pad_id: int | None) -> Tensor:
+    """The hidden state of the last token of each row that is no padding, on whichever side the padding is.
+
+    Shapes: (B, T, D) to (B, D).
+    """
+    if mask is not None and mask.ndim == 2:
+        is_token = mask.bool()
+    elif input_ids is not None and pad_id is not None:
+        is_token = input_ids != pad_id
+    else:
+        return hidden[:, -1]
+    positions = torch.arange(hidden.shape[1], device=hidden.device)
+    last = (is_token * positions).argmax(dim=-1)
+    return hidden[torch.arange(hidden.shape[0], device=hidden.device), last]

@@ -1,0 +1,106 @@
+"""The heads of one model, and their files.
+
+Static classes (`BertForSequenceClassification` …) have one head of their own, outside the base model: its parameters
+are saved with an adapter, so that nothing that was trained is lost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from ..checkpoints.files import (
+    HEAD_CONFIG,
+    HEAD_WEIGHTS,
+    AdapterFileError,
+    has_weights,
+    read_json,
+    read_tensors,
+    write_json,
+    write_tensors,
+)
+from ..checkpoints.native import fill
+from . import HEADS
+
+
+def build_head(name: str, config: Mapping[str, Any], size: int, dropout: float) -> nn.Module:
+    """A head from its configuration.
+
+    Raises:
+        ValueError: there is no head of that type.
+    """
+    if config.get("head_type") not in HEADS:
+        raise ValueError(f"There is no head type {config.get('head_type')!r}; there are {', '.join(HEADS)}.")
+    return HEADS[config["head_type"]](name, config, size, dropout)
+
+
+def save_head(head: nn.Module, name: str, config: Mapping[str, Any], folder: Path, facts: Mapping[str, Any],
+              use_safetensors: bool) -> None:
+    """Write a head to a folder, in the layout of AdapterHub."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {f"heads.{name}.{key}": tensor for key, tensor in head.state_dict().items()}
+    write_tensors(folder, HEAD_WEIGHTS, tensors, use_safetensors)
+    write_json(folder / HEAD_CONFIG, {**facts, "config": dict(config), "name": name})
+
+
+def load_head(folder: Path, name: str | None, size: int, dropout: float, id2label: Mapping[int, str] | None = None,
+              safetensors_only: bool = False) -> tuple[str, nn.Module]:
+    """Read a head, built and filled but not yet added to a model.
+
+    Raises:
+        AdapterFileError: a file is missing, cut off, or holds another head.
+    """
+    data = read_json(folder / HEAD_CONFIG)
+    config, saved_name = data.get("config"), data.get("name")
+    if not isinstance(config, dict) or not isinstance(saved_name, str):
+        raise AdapterFileError(f"{folder} holds the head of a static class, {data.get('model_class')}.")
+    if id2label is not None:
+        config = {**config, "label2id": {label: int(i) for i, label in id2label.items()}}
+    head = build_head(name or saved_name, config, size, dropout)
+    tensors = read_tensors(folder, HEAD_WEIGHTS, safetensors_only)
+    fill({f"heads.{saved_name}": head}, tensors, "", str(folder))
+    return name or saved_name, head
+
+
+def holds_flexible_head(folder: Path) -> bool:
+    """Whether a folder has a head that can be added to a model with flexible heads."""
+    return (folder / HEAD_CONFIG).is_file() and has_weights(folder, HEAD_WEIGHTS) and bool(
+        read_json(folder / HEAD_CONFIG).get("config")
+    )
+
+
+def static_head_parameters(model: nn.Module, base: nn.Module) -> dict[str, Tensor]:
+    """The parameters and buffers of a model outside its base model, without those tied to the base model's."""
+    inside = {id(p) for p in base.parameters()} | {id(b) for b in base.buffers()}
+    return {name: t for name, t in model.state_dict(keep_vars=True).items() if id(t) not in inside}
+
+
+def save_static_head(model: nn.Module, base: nn.Module, folder: Path, facts: Mapping[str, Any],
+                     labels: Mapping[str, Any], use_safetensors: bool) -> None:
+    """Write the head of a static class, if it has parameters of its own."""
+    parameters = static_head_parameters(model, base)
+    if parameters:
+        write_tensors(folder, HEAD_WEIGHTS, parameters, use_safetensors)
+        write_json(folder / HEAD_CONFIG, {**facts, **labels, "config": None, "name": None})
+
+
+def read_static_head(model: nn.Module, base: nn.Module, folder: Path, safetensors_only: bool) -> dict[str, Tensor]:
+    """The tensors of a static head that fit the model, or none if it is that of another class.
+
+    Raises:
+        AdapterFileError: the file is of this class, and its tensors do not fit.
+    """
+    if not (folder / HEAD_CONFIG).is_file() or not has_weights(folder, HEAD_WEIGHTS):
+        return {}
+    data = read_json(folder / HEAD_CONFIG)
+    if data.get("config") is not None or data.get("model_class") != type(model).__name__:
+        return {}
+    own, tensors = static_head_parameters(model, base), read_tensors(folder, HEAD_WEIGHTS, safetensors_only)
+    wrong = sorted(n for n in own if n in tensors and tensors[n].shape != own[n].shape)
+    missing = sorted(own.keys() - tensors.keys())
+    if wrong or missing:
+        raise AdapterFileError(f"The head in {folder} does not fit: missing {missing}, of another shape {wrong}.")
+    return {name: tensors[name] for name in own}

@@ -1,0 +1,277 @@
+"""The one object behind a model's adapters: their configurations, their modules, and the routing in use."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from .anatomy.parts import Anatomy
+from .composition import AdapterCompositionBlock, Stack
+from .configuration import AdapterConfig
+from .methods import Placement, method_of
+from .runtime.hooks import HookTable, Routing, Step
+from .runtime.invertible import invertible_steps
+from .runtime.sublayers import joined, sublayer_steps
+
+
+class UnknownAdapterError(ValueError):
+    """A name was used that no adapter has."""
+
+
+class AdapterDict(nn.Module):
+    """Adapters by name, as a place in the tree of modules.
+
+    `nn.ModuleDict` refuses names such as `a.b`, `type` or `keys`; adapters may have any name that files can have.
+    """
+
+    def __getitem__(self, name: str) -> nn.Module:
+        module = self._modules[name]
+        assert module is not None
+        return module
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._modules
+
+    def __len__(self) -> int:
+        return len(self._modules)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._modules)
+
+    def keys(self) -> Iterable[str]:
+        """The names."""
+        return self._modules.keys()
+
+    def attach(self, name: str, module: nn.Module) -> None:
+        """Add a module under a name."""
+        self._modules[name] = module
+
+    def remove(self, name: str) -> None:
+        """Remove what has a name."""
+        del self._modules[name]
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """One adapter of a model.
+
+    Args:
+        name: Its name.
+        config: Its configuration.
+        placements: Its modules, and where they are.
+    """
+
+    name: str
+    config: AdapterConfig
+    placements: tuple[Placement, ...]
+
+    def modules(self) -> Iterator[nn.Module]:
+        """Its modules."""
+        return (placement.module for placement in self.placements)
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """Its parameters, each once."""
+        return (p for p in dict.fromkeys(p for module in self.modules() for p in module.parameters()))
+
+
+class AdapterRegistry:
+    """All adapters of one model. It knows nothing of files and heads.
+
+    Args:
+        base: The base model.
+        anatomy: Its anatomy.
+    """
+
+    def __init__(self, base: nn.Module, anatomy: Anatomy) -> None:
+        self.base = base
+        self.anatomy = anatomy
+        self.adapters: dict[str, Adapter] = {}
+        self.active: AdapterCompositionBlock | None = None
+        self.skip_layers: tuple[int, ...] = ()
+        self.table = HookTable(base)
+        self._compiled: dict[tuple[str, tuple[int, ...]], Routing] = {}
+
+    def __getitem__(self, name: str) -> Adapter:
+        if name not in self.adapters:
+            raise UnknownAdapterError(unknown_name(name, self.adapters))
+        return self.adapters[name]
+
+    # -- adding and removing ------------------------------------------------------------------------------------
+
+    def build(self, name: str, config: AdapterConfig, layers: Sequence[int] | None = None) -> Adapter:
+        """Make an adapter without adding it: nothing of the model changes.
+
+        Raises:
+            ValueError: the configuration cannot be met by this model.
+        """
+        if layers is not None:
+            config = _only_layers(config, layers, self.anatomy)
+        if not self.anatomy.layers:
+            raise ValueError(
+                f"No adapter can be added to this {self.anatomy.model_class}: not found is "
+                f"{', '.join(self.anatomy.missing)}. Describe the model with an AdapterModelInterface: "
+                "adapters.init(model, interface=...)."
+            )
+        return Adapter(name, config, tuple(method_of(config).place(config, self.anatomy)))
+
+    def attach(self, adapter: Adapter) -> None:
+        """Add a built adapter, with the device and type of numbers of the modules that it is attached to."""
+        for placement in adapter.placements:
+            host = self.base.get_submodule(placement.host)
+            placement.module.to(**_device_and_dtype(host, self.base))
+            placement.module.train(host.training)
+            _container(host, placement.container).attach(adapter.name, placement.module)
+        self.adapters[adapter.name] = adapter
+
+    def delete(self, name: str) -> None:
+        """Remove an adapter from the model; if it is active, nothing is active afterwards."""
+        adapter = self[name]
+        if self.active is not None and name in self.active.flatten():
+            self.activate(None)
+        for placement in adapter.placements:
+            _remove(self.base.get_submodule(placement.host), placement.container, name)
+        del self.adapters[name]
+        self._compiled.clear()
+
+    def set_trainable(self, name: str, trainable: bool) -> None:
+        """Freeze or unfreeze an adapter, except for what its configuration fixes."""
+        adapter = self[name]
+        fixed = method_of(adapter.config).fixed_parameters(adapter.config)
+        for module in adapter.modules():
+            for path, parameter in module.named_parameters():
+                parameter.requires_grad_(trainable and path.rpartition(".")[2] not in fixed)
+
+    # -- activating -------------------------------------------------------------------------------------------------
+
+    def activate(self, setup: AdapterCompositionBlock | None, skip_layers: Sequence[int] = ()) -> None:
+        """Make a setup the model's active one."""
+        routing = self.compile(setup, skip_layers)
+        self.table.activate(routing)
+        self.active, self.skip_layers = setup, tuple(skip_layers)
+
+    def compile(self, setup: AdapterCompositionBlock | None, skip_layers: Sequence[int] = ()) -> Routing:
+        """The routing of a setup. The same setup gives the same routing until an adapter is deleted.
+
+        Raises:
+            UnknownAdapterError: the setup names an adapter that is not there.
+            NotImplementedError: the setup has a block that is not supported yet.
+        """
+        if setup is None:
+            return Routing()
+        key = (repr(setup), tuple(skip_layers))
+        if key not in self._compiled:
+            if len(self._compiled) >= 64:  # setups come and go in a server
+                self._compiled.clear()
+            self._compiled[key] = Routing(joined(list(self._steps(setup, skip_layers))))
+        return self._compiled[key]
+
+    def check(self, setup: AdapterCompositionBlock) -> None:
+        """Raise for names that are not there and for blocks that are not supported."""
+        names_in_order(setup)
+        for name in setup.flatten():
+            self[name]
+
+    def _steps(
+        self, setup: AdapterCompositionBlock, skip_layers: Sequence[int]
+    ) -> Iterator[tuple[tuple[str, str], Step]]:
+        names = names_in_order(setup)
+        by_sublayer: dict[int, list[Placement]] = {}
+        for name in names:
+            for placement in self[name].placements:
+                if placement.sublayer is not None and placement.layer not in skip_layers:
+                    by_sublayer.setdefault(id(placement.sublayer), []).append(placement)
+        for _, sublayer in self.anatomy.sublayers():
+            placements = by_sublayer.get(id(sublayer))
+            if placements:
+                yield from sublayer_steps(self.base, sublayer, [p.module for p in placements])  # type: ignore[misc]
+        yield from invertible_steps(self.base, self.anatomy, self[names[0]].placements)
+
+    def detach(self) -> None:
+        """Remove all adapters and hooks."""
+        self.activate(None)
+        for name in list(self.adapters):
+            self.delete(name)
+
+
+def names_in_order(setup: AdapterCompositionBlock) -> list[str]:
+    """The adapters of a stack, also of nested stacks, in the order in which they act.
+
+    Raises:
+        NotImplementedError: the setup has another block than `Stack`.
+    """
+    if not isinstance(setup, Stack):
+        raise NotImplementedError(
+            f"{type(setup).__name__} is not supported yet; what can be active is an adapter or a Stack of adapters. "
+            f"Given: {setup!r}."
+        )
+    names: list[str] = []
+    for child in setup:
+        names += [child] if isinstance(child, str) else names_in_order(child)
+    if not names:
+        raise ValueError("The setup is empty; give None to deactivate all adapters.")
+    return names
+
+
+def unknown_name(name: str, known: Iterable[str], what: str = "adapter") -> str:
+    """The message for a name that is not there, with near matches."""
+    names = list(known)
+    near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+    if near:
+        hint = f"Did you mean {' or '.join(map(repr, near))}?"
+    else:
+        hint = f"There are {', '.join(map(repr, names[:10]))}." if names else f"No {what} has been added yet."
+    return f"There is no {what} named {name!r}. {hint}"
+
+
+def _only_layers(config: AdapterConfig, layers: Sequence[int], anatomy: Anatomy) -> AdapterConfig:
+    indices = {layer.index for layer in anatomy.layers}
+    if not set(layers) <= indices:
+        raise ValueError(
+            f"layers={list(layers)}: this {anatomy.model_class} has layers 0 to {len(indices) - 1}; "
+            f"there is no layer {', '.join(map(str, sorted(set(layers) - indices)))}."
+        )
+    if "leave_out" not in config:
+        raise ValueError(f"{type(config).__name__} cannot be limited to some layers; leave out `layers`.")
+    return config.replace(leave_out=sorted((indices - set(layers)) | set(config["leave_out"])))
+
+
+def _container(host: nn.Module, path: str) -> AdapterDict:
+    """The dictionary of adapters of a host, made if it is not there."""
+    *outer, last = path.split(".")
+    for name in outer:
+        if name not in host._modules:
+            host.add_module(name, nn.Module())
+        host = host.get_submodule(name)
+    if last not in host._modules:
+        host.add_module(last, AdapterDict())
+    container = host.get_submodule(last)
+    if not isinstance(container, AdapterDict):
+        raise ValueError(f"{type(host).__name__} has a module named {last!r} already; this model cannot be adapted.")
+    return container
+
+
+def _remove(host: nn.Module, path: str, name: str) -> None:
+    """Remove an adapter from its container, and the container with its last adapter."""
+    container = host.get_submodule(path)
+    assert isinstance(container, AdapterDict)
+    container.remove(name)
+    parts = path.split(".")
+    while parts and not any(True for _ in host.get_submodule(".".join(parts)).parameters()):
+        parent = host.get_submodule(".".join(parts[:-1]))
+        delattr(parent, parts.pop())
+
+
+def _device_and_dtype(host: nn.Module, base: nn.Module) -> dict[str, torch.device | torch.dtype]:
+    """Where the host's numbers are and of which type; quantised ones have the type of the other parameters."""
+    own = next(host.parameters(), None)
+    floating = next((p for m in (host, base) for p in m.parameters() if p.is_floating_point()), None)
+    found: dict[str, torch.device | torch.dtype] = {}
+    if own is not None or floating is not None:
+        found["device"] = (own if own is not None else floating).device  # type: ignore[union-attr]
+    if floating is not None:
+        found["dtype"] = floating.dtype
+    return found

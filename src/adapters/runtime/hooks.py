@@ -1,0 +1,149 @@
+"""PyTorch hooks, registered only where the routing in use has something to do, and shared by all routings.
+
+A *routing* is a compiled setup: for each hook point the steps that run there. One routing is the model's active one;
+others are borrowed for the time of a call (`AdapterSetup`, the replay of a checkpointed layer) by one thread or task,
+while other threads go on with theirs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from torch import nn
+from torch.utils.hooks import RemovableHandle
+
+HookPoint = tuple[str, Literal["before", "after"]]
+"""A module by its path, and whether the hook runs before or after its forward."""
+
+Step = Callable[[nn.Module, tuple[Any, ...], Any], Any]
+"""(module, inputs, output) to what replaces the inputs or the output, or None to leave them."""
+
+
+@dataclass(eq=False)
+class Routing:
+    """A compiled setup.
+
+    Args:
+        steps: What runs at each hook point.
+    """
+
+    steps: Mapping[HookPoint, Step] = field(default_factory=dict)
+
+
+class _Borrowed:
+    """How many routings are borrowed right now, in all threads and models: hooks look for one only if there are any."""
+
+    count = 0
+
+
+_BORROWED_ROUTINGS: ContextVar[tuple[tuple[HookTable, Routing], ...]] = ContextVar("borrowed_routings", default=())
+
+
+class _Hook:
+    """What is registered at one hook point. It runs the step of the routing that is in use when it is called."""
+
+    def __init__(self, table: HookTable, point: HookPoint) -> None:
+        self.table = table
+        self.point = point
+        self.step: Step | None = None
+        self.users = 0
+        self.handle: RemovableHandle | None = None
+
+    def __call__(self, module: nn.Module, inputs: tuple[Any, ...], output: Any = None) -> Any:
+        step = self.step
+        if _Borrowed.count:
+            step = self.table.routing.steps.get(self.point)
+        return None if step is None else step(module, inputs, output)
+
+
+class HookTable:
+    """The hooks of one model.
+
+    Args:
+        base: The module that the paths of hook points start at.
+    """
+
+    def __init__(self, base: nn.Module) -> None:
+        self.base = base
+        self.active = Routing()
+        self._hooks: dict[HookPoint, _Hook] = {}
+
+    @property
+    def routing(self) -> Routing:
+        """The routing in use here and now: the one borrowed last by this thread or task, else the active one."""
+        for table, routing in reversed(_BORROWED_ROUTINGS.get()):
+            if table is self:
+                return routing
+        return self.active
+
+    def activate(self, routing: Routing) -> None:
+        """Make a routing the model's active one."""
+        self._acquire(routing)
+        previous, self.active = self.active, routing
+        for point, hook in self._hooks.items():
+            hook.step = routing.steps.get(point)
+        self._release(previous)
+
+    @contextlib.contextmanager
+    def borrowed(self, routing: Routing) -> Iterator[None]:
+        """Use a routing in this thread or task, until the end of the block."""
+        self._acquire(routing)
+        _Borrowed.count += 1
+        token = _BORROWED_ROUTINGS.set((*_BORROWED_ROUTINGS.get(), (self, routing)))
+        try:
+            yield
+        finally:
+            _BORROWED_ROUTINGS.reset(token)
+            _Borrowed.count -= 1
+            self._release(routing)
+
+    def _acquire(self, routing: Routing) -> None:
+        for point in routing.steps:
+            hook = self._hooks.get(point)
+            if hook is None:
+                hook = self._hooks[point] = _Hook(self, point)
+                path, when = point
+                module = self.base.get_submodule(path)
+                # A step that changes inputs must see them before any other hook, and one that changes the output after.
+                if when == "before":
+                    hook.handle = module.register_forward_pre_hook(hook)
+                else:
+                    hook.handle = module.register_forward_hook(hook)
+            hook.users += 1
+
+    def _release(self, routing: Routing) -> None:
+        for point in routing.steps:
+            hook = self._hooks[point]
+            hook.users -= 1
+            if hook.users == 0:
+                assert hook.handle is not None
+                hook.handle.remove()
+                del self._hooks[point]
+
+
+class ReplayedCheckpoint:
+    """A checkpointing function that recomputes with the routing that its forward pass was run with.
+
+    Without it, adapters switched between forward and backward give gradients of the wrong adapter, silently.
+
+    Args:
+        checkpoint: The function to be called, as `torch.utils.checkpoint.checkpoint`.
+        table: The hooks of the model.
+    """
+
+    def __init__(self, checkpoint: Callable[..., Any], table: HookTable) -> None:
+        self.checkpoint = checkpoint
+        self.table = table
+
+    def __call__(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        table, routing = self.table, self.table.routing
+
+        def replayed(*inner_args: Any, **inner_kwargs: Any) -> Any:
+            with table.borrowed(routing):
+                return function(*inner_args, **inner_kwargs)
+
+        return self.checkpoint(replayed, *args, **kwargs)

@@ -1,0 +1,209 @@
+"""How adapters at the output of a sublayer become steps at hook points.
+
+Shapes: B rows, T tokens, D hidden size.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..anatomy.parts import Site, Sublayer, Tap
+from ..methods.base import SublayerMap
+from .hooks import HookPoint, Step
+
+
+class Cell:
+    """Holds a tensor between two hooks of the same forward pass, for each thread its own.
+
+    While a graph is compiled, a plain attribute does: it is set and taken back within that graph.
+    """
+
+    def __init__(self) -> None:
+        self._local = threading.local()
+        self._traced: Tensor | None = None
+
+    def put(self, value: Tensor) -> None:
+        """Remember a tensor."""
+        if torch.compiler.is_dynamo_compiling():
+            self._traced = value
+        else:
+            self._local.value = value
+
+    def take(self) -> Tensor:
+        """Give the tensor back, and forget it."""
+        if torch.compiler.is_dynamo_compiling():
+            value, self._traced = self._traced, None
+        else:
+            value, self._local.value = self._local.value, None
+        assert value is not None
+        return value
+
+    def __deepcopy__(self, memo: dict[int, object]) -> Cell:
+        return Cell()
+
+    def __reduce__(self) -> tuple[type[Cell], tuple[()]]:
+        return Cell, ()
+
+
+@dataclass
+class CaptureInput:
+    """Before a module: remember its first input."""
+
+    cell: Cell
+
+    def __call__(self, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+        if not inputs:
+            raise RuntimeError(
+                f"{type(module).__name__} was called with keyword arguments only, so the residual of its sublayer "
+                "cannot be seen; please report this model."
+            )
+        self.cell.put(inputs[0])
+
+
+@dataclass
+class CaptureOutput:
+    """After a module: remember its output."""
+
+    cell: Cell
+    index: int | None
+
+    def __call__(self, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+        self.cell.put(output if self.index is None else output[self.index])
+
+
+@dataclass
+class IncrementNormInput:
+    """Before the norm of a post-norm block: s = x + r becomes s + f(norm(s)), for each adapter in turn.
+
+    x is never needed: with x′ = x + f(norm(x + r)), the sum x′ + r is this. One hook, nothing captured.
+    """
+
+    maps: Sequence[SublayerMap]
+
+    def __call__(self, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> tuple[Any, ...]:
+        s = inputs[0]
+        for adapter in self.maps:
+            s = s + adapter.increment(module.forward(s))
+        return (s, *inputs[1:])
+
+
+@dataclass
+class ChangeOutput:
+    """After the module that gives x: x becomes x′, for each adapter in turn.
+
+    Args:
+        maps: The adapters.
+        index: Where x is in the module's output; None if it is the output.
+        residual: Holds r, if an adapter needs it.
+        norm: The block's norm, if it has one.
+        finishes: Whether the last adapter ends a pre-norm block by itself (`original_ln_after` off).
+        kept: Where to leave x′ and r for `ReplaceNormOutput`.
+    """
+
+    maps: Sequence[SublayerMap]
+    index: int | None
+    residual: Cell | None
+    norm: nn.Module | None
+    finishes: bool
+    kept: tuple[Cell, Cell] | None = None
+
+    def __call__(self, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> Any:
+        x = output if self.index is None else output[self.index]
+        r = self.residual.take() if self.residual is not None else None
+        last = len(self.maps) - 1
+        for i, adapter in enumerate(self.maps):
+            if self.finishes and i == last:
+                x = adapter.finish(x, r, None)
+            else:
+                x = adapter.adapt(x, r, self.norm)
+        if self.kept is not None:
+            assert r is not None
+            self.kept[0].put(x)
+            self.kept[1].put(r)
+        if self.index is None:
+            return x
+        changed = (*output[: self.index], x, *output[self.index + 1 :])
+        return changed if type(output) is tuple else type(output)(changed)
+
+
+@dataclass
+class ReplaceNormOutput:
+    """After the norm of a post-norm block: the last adapter's result takes the place of norm(x + r)."""
+
+    adapter: SublayerMap
+    kept: tuple[Cell, Cell]
+
+    def __call__(self, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> Tensor:
+        return self.adapter.finish(self.kept[0].take(), self.kept[1].take(), module)
+
+
+@dataclass
+class InSequence:
+    """Several steps at one hook point."""
+
+    steps: Sequence[Step]
+
+    def __call__(self, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> Any:
+        before = output is None
+        for step in self.steps:
+            changed = step(module, inputs, output)
+            if changed is not None and before:
+                inputs = changed
+            elif changed is not None:
+                output = changed
+        return inputs if before else output
+
+
+def sublayer_steps(base: nn.Module, sublayer: Sublayer, maps: Sequence[SublayerMap]) -> Iterator[tuple[HookPoint, Step]]:
+    """The steps that make a sublayer's output go through adapters, one after the other.
+
+    Raises:
+        ValueError: an adapter needs the residual, and the anatomy has not found it.
+    """
+    last = maps[-1]
+    site = sublayer.site(model_continues=not last.replaces_norm)
+    if site.norm_follows and all(m.increments_norm for m in maps):
+        assert site.norm is not None
+        yield (site.norm, "before"), IncrementNormInput(maps)
+        return
+    norm = base.get_submodule(site.norm) if site.norm is not None else None
+    residual = Cell() if any(m.needs_residual for m in maps) else None
+    if residual is not None:
+        yield _capture(site, residual, sublayer)
+    if not (last.replaces_norm and site.norm_follows):
+        yield _after(site.output), ChangeOutput(maps, site.output.index, residual, norm, last.replaces_norm)
+        return
+    assert site.norm is not None
+    kept = (Cell(), Cell())
+    yield _after(site.output), ChangeOutput(maps[:-1], site.output.index, residual, norm, False, kept)
+    yield (site.norm, "after"), ReplaceNormOutput(last, kept)
+
+
+def _after(tap: Tap) -> HookPoint:
+    return tap.path, "after"
+
+
+def _capture(site: Site, cell: Cell, sublayer: Sublayer) -> tuple[HookPoint, Step]:
+    tap = site.residual
+    if tap is None:
+        raise ValueError(
+            f"The residual of {sublayer.host} ({sublayer.kind}) was not found, and this configuration needs it: "
+            "use one without is_parallel and original_ln_before, or pass an AdapterModelInterface to adapters.init."
+        )
+    if tap.side == "input":
+        return (tap.path, "before"), CaptureInput(cell)
+    return (tap.path, "after"), CaptureOutput(cell, tap.index)
+
+
+def joined(steps: Sequence[tuple[HookPoint, Step]]) -> dict[HookPoint, Step]:
+    """One step per hook point."""
+    by_point: dict[HookPoint, list[Step]] = {}
+    for point, step in steps:
+        by_point.setdefault(point, []).append(step)
+    return {point: found[0] if len(found) == 1 else InSequence(found) for point, found in by_point.items()}

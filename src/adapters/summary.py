@@ -1,0 +1,57 @@
+"""The table of a model's adapters."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .registry import AdapterRegistry
+
+Row = dict[str, Any]
+
+
+def summary_rows(registry: AdapterRegistry) -> list[Row]:
+    """One row per adapter, and one for the base model without adapters.
+
+    The keys are `name`, `architecture`, `#param`, `%param` (of the base model), `active` and `train`.
+    """
+    active = registry.active.flatten() if registry.active is not None else set()
+    of_adapters = {id(p) for adapter in registry.adapters.values() for p in adapter.parameters()}
+    own = [p for p in registry.base.parameters() if id(p) not in of_adapters]
+    total = sum(p.numel() for p in own)
+    rows: list[Row] = []
+    for name, adapter in registry.adapters.items():
+        parameters = list(adapter.parameters())
+        size = sum(p.numel() for p in parameters)
+        rows.append(
+            {
+                "name": name,
+                "architecture": adapter.config.architecture or "bottleneck",
+                "#param": size,
+                "%param": 100 * size / max(total, 1),
+                "active": name in active,
+                "train": any(p.requires_grad for p in parameters),
+            }
+        )
+    trained = any(p.requires_grad for p in own)
+    return [*rows, {"name": "Full model", "#param": total, "%param": 100.0, "train": trained}]
+
+
+def summary_table(rows: list[Row]) -> str:
+    """The rows as a table of 80 columns."""
+    line = "{:<24} {:<16} {:>12} {:>11} {:>7} {:>6}".format
+    table = ["=" * 80, line("Name", "Architecture", "#Param", "%Param", "Active", "Train"), "-" * 80]
+    for row in rows:
+        if row is rows[-1]:
+            table.append("-" * 80)
+        active = str(int(row["active"])) if "active" in row else ""
+        table.append(
+            line(
+                row["name"],
+                row.get("architecture", ""),
+                f"{row['#param']:,}",
+                f"{row['%param']:.3f}",
+                active,
+                str(int(row["train"])),
+            )
+        )
+    return "\n".join([*table, "=" * 80])
