@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import torch
 from torch import nn
+from transformers import PreTrainedModel
 
 from .anatomy import AdapterModelInterface, anatomy, anatomy_from_interface
 from .checkpoints import native
@@ -503,7 +504,8 @@ def setup_registry(model: nn.Module, interface: AdapterModelInterface | None = N
     if interface is not None and interface.base_model:
         base = model.get_submodule(interface.base_model)
     parts = anatomy(base) if interface is None else anatomy_from_interface(base, interface)
-    model._adapter_registry = AdapterRegistry(base, parts)  # type: ignore[assignment]
+    output_embeddings = model.get_output_embeddings() if isinstance(model, PreTrainedModel) and model is not base else None
+    model._adapter_registry = AdapterRegistry(base, parts, output_embeddings)  # type: ignore[assignment]
     model._adapter_interface = interface  # type: ignore[assignment]
 
 

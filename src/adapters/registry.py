@@ -13,7 +13,7 @@ from .anatomy.parts import Anatomy
 from .composition import AdapterCompositionBlock, Stack
 from .configuration import AdapterConfig
 from .methods import Placement, method_of
-from .runtime.hooks import HookTable, Routing, Step
+from .runtime.hooks import HookPoint, HookTable, Routing, Step
 from .runtime.invertible import invertible_steps
 from .runtime.sublayers import joined, sublayer_steps
 
@@ -84,15 +84,17 @@ class AdapterRegistry:
     Args:
         base: The base model.
         anatomy: Its anatomy.
+        output_embeddings: The last layer of a static language model, outside the base model.
     """
 
-    def __init__(self, base: nn.Module, anatomy: Anatomy) -> None:
+    def __init__(self, base: nn.Module, anatomy: Anatomy, output_embeddings: nn.Module | None = None) -> None:
         self.base = base
         self.anatomy = anatomy
+        self.output_embeddings = output_embeddings
         self.adapters: dict[str, Adapter] = {}
         self.active: AdapterCompositionBlock | None = None
         self.skip_layers: tuple[int, ...] = ()
-        self.table = HookTable(base)
+        self.table = HookTable()
         self._compiled: dict[tuple[str, tuple[int, ...]], Routing] = {}
 
     def __getitem__(self, name: str) -> Adapter:
@@ -177,7 +179,7 @@ class AdapterRegistry:
 
     def _steps(
         self, setup: AdapterCompositionBlock, skip_layers: Sequence[int]
-    ) -> Iterator[tuple[tuple[str, str], Step]]:
+    ) -> Iterator[tuple[HookPoint, Step]]:
         names = names_in_order(setup)
         by_sublayer: dict[int, list[Placement]] = {}
         for name in names:
@@ -188,7 +190,7 @@ class AdapterRegistry:
             placements = by_sublayer.get(id(sublayer))
             if placements:
                 yield from sublayer_steps(self.base, sublayer, [p.module for p in placements])  # type: ignore[misc]
-        yield from invertible_steps(self.base, self.anatomy, self[names[0]].placements)
+        yield from invertible_steps(self.base, self.anatomy, self[names[0]].placements, self.output_embeddings)
 
     def detach(self) -> None:
         """Remove all adapters and hooks."""
@@ -228,7 +230,7 @@ def unknown_name(name: str, known: Iterable[str], what: str = "adapter") -> str:
 
 
 def _only_layers(config: AdapterConfig, layers: Sequence[int], anatomy: Anatomy) -> AdapterConfig:
-    indices = {layer.index for layer in anatomy.layers}
+    indices = {layer.number for layer in anatomy.layers}
     if not set(layers) <= indices:
         raise ValueError(
             f"layers={list(layers)}: this {anatomy.model_class} has layers 0 to {len(indices) - 1}; "

@@ -34,9 +34,13 @@ _TRANSPARENT = frozenset(
     "dropout drop_path clamp mul mul_ clip masked_fill masked_fill_ reshape_as view_as".split()
 )
 _SHAPE_ATTRIBUTES = frozenset({"shape", "dtype", "device", "ndim", "is_cuda", "requires_grad"})
-# DeBERTa's layers take the queries of a second decoder, which only its pretraining uses.
-_ABSENT_ARGUMENTS = frozenset({"query_states"})
+# Ways around the usual one: models called with embeddings instead of tokens, and the queries of a second decoder that
+# only DeBERTa's pretraining uses.
+_ABSENT_ARGUMENTS = frozenset({"query_states", "inputs_embeds", "decoder_inputs_embeds", "encoder_outputs"})
 _SHAPE_METHODS = frozenset({"size", "dim", "numel", "item", "tolist", "any", "all", "new_zeros", "new_ones", "type"})
+
+
+SCALED = "scaled"
 
 
 @dataclass(eq=False, repr=False)
@@ -46,7 +50,8 @@ class Value:
     Args:
         made_by: `input`, `module`, `add`, `same` (a reshape, cast, dropout or scaling of its first source) or `other`.
         sources: The values it was made from.
-        name: The path of the module, for `module`; the name of the argument, for `input`.
+        name: The path of the module, for `module`; the name of the argument, for `input`; `SCALED`, for a `same` by a
+            parameter such as that of LayerScale.
     """
 
     made_by: str
@@ -101,7 +106,7 @@ class _Stopped(Exception):
     """The loop being read ends early (`break` or `continue`)."""
 
 
-def read(module: nn.Module) -> Graph:
+def read(module: nn.Module, leaves: frozenset[nn.Module] = frozenset()) -> Graph:
     """The graph of a module's `forward`.
 
     >>> [call.name for call in read(bert.encoder.layer[0]).calls][:3]
@@ -109,8 +114,9 @@ def read(module: nn.Module) -> Graph:
 
     Args:
         module: Any module. Paths in the graph are relative to it.
+        leaves: Modules inside it that are not to be read through.
     """
-    reader = _Reader(module)
+    reader = _Reader(module, leaves)
     reader.graph.results = reader.call_composite(module, [], {}, is_root=True)
     return reader.graph
 
@@ -135,15 +141,17 @@ def is_leaf(module: nn.Module) -> bool:
 
 
 class _Reader:
-    def __init__(self, root: nn.Module) -> None:
+    def __init__(self, root: nn.Module, leaves: frozenset[nn.Module]) -> None:
         self.graph = Graph()
+        self.leaves = leaves
         self.paths = {child: name for name, child in root.named_modules()}
         self.stack: list[str] = []
 
     # -- calls ------------------------------------------------------------------------------------------------------
 
     def call_module(self, module: nn.Module, args: list[Any], kwargs: dict[str, Any]) -> Any:
-        if module in self.paths and not is_leaf(module) and len(self.stack) < MAX_DEPTH:
+        is_read = module in self.paths and module not in self.leaves and not is_leaf(module)
+        if is_read and len(self.stack) < MAX_DEPTH:
             if isinstance(module, nn.Sequential):
                 return self.call_sequential(module, args)
             return self.call_composite(module, args, kwargs)
@@ -569,8 +577,8 @@ class _Frame:
         if tensors:
             if isinstance(left, (tuple, list)) and isinstance(right, (tuple, list)):
                 return (*left, *right)
-            # A number, or a parameter such as the scale of LayerScale, with a tensor.
-            return Value("same", tensors)
+            is_scaled = any(isinstance(side, Tensor) for side in (left, right))
+            return Value("same", tensors, SCALED if is_scaled else "")
         if isinstance(left, (int, float, tuple)) and isinstance(right, (int, float, tuple)):
             try:
                 return _ARITHMETIC[type(operator)](left, right)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 from torch import nn
 
@@ -18,35 +17,67 @@ SublayerHint = Callable[[Sublayer, Layer], Sublayer]
 
 
 def _albert(sublayer: Sublayer, layer: Layer) -> Sublayer:
-    """The adapters of the attention module have a container of their own."""
-    return replace(sublayer, container=CONTAINERS["attention"]) if sublayer.kind == "attention" else sublayer
+    """Adapters of attention have a container of their own; x and r were swapped where they are called."""
+    if sublayer.kind != "attention":
+        return sublayer
+    return replace(sublayer, container=CONTAINERS["attention"], upstream_swaps=True)
 
 
 def _modernbert(sublayer: Sublayer, layer: Layer) -> Sublayer:
     """The residual that adapters see is the normed input of a sublayer, and attention's norm is that of the ffn."""
     if sublayer.kind == "attention":
         residual, norm = Tap(f"{layer.path}.attn", "input"), f"{layer.path}.mlp_norm"
-        return replace(sublayer, upstream_residual=residual, upstream_norm=norm)
-    return replace(sublayer, upstream_residual=Tap(f"{layer.path}.mlp", "input"))
+        return replace(sublayer, upstream_residual=(residual,), upstream_norm=norm)
+    return replace(sublayer, upstream_residual=(Tap(f"{layer.path}.mlp", "input"),))
 
 
-SUBLAYER_HINTS: dict[str, SublayerHint] = {"albert": _albert, "modernbert": _modernbert}
+def _gptj(sublayer: Sublayer, layer: Layer) -> Sublayer:
+    """The residual of the feed-forward sublayer has the attention's (adapted) output in it, though they are parallel."""
+    attention = next(s for s in layer.sublayers if s.kind == "attention")
+    if sublayer.kind != "ffn" or sublayer.residual is None:
+        return sublayer
+    return replace(sublayer, upstream_residual=(sublayer.residual, attention.output))
 
-# Models whose halves are models of their own: what layers share is shared within a half.
-SHARES_BY_TOWER = frozenset({"encoder-decoder"})
+
+def _phi(sublayer: Sublayer, layer: Layer) -> Sublayer:
+    """The feed-forward sublayer has no norm of its own, so no residual was seen."""
+    return replace(sublayer, upstream_residual=()) if sublayer.kind == "ffn" else sublayer
+
+
+SUBLAYER_HINTS: dict[str, SublayerHint] = {"albert": _albert, "modernbert": _modernbert, "gptj": _gptj, "phi": _phi}
+
+# Where invertible adapters of the first tower act, if not on its embeddings.
+EMBEDDING_HINTS: dict[str, Tap] = {"whisper": Tap("encoder.layer_norm")}
+
+# Static classes of these do not undo an invertible adapter before their output embeddings, all others do.
+WITHOUT_INVERSE = frozenset(
+    "albert bart beit bert bert-generation clip deberta deberta-v2 distilbert electra encoder-decoder gpt2 gptj llama mbart "
+    "mistral mt5 plbart roberta t5 vit whisper xlm-roberta xmod".split()
+)
+
+# Models whose halves are models of their own: what layers share is shared within a half, and the numbers of layers in
+# configurations begin anew in the decoder.
+MODELS_OF_MODELS = frozenset({"encoder-decoder"})
 
 
 def apply_hints(anatomy: Anatomy, model: nn.Module) -> Anatomy:
     """The anatomy with the row of the model's type applied, if there is one."""
     model_type = getattr(getattr(model, "config", None), "model_type", "")
-    found = replace(anatomy, shares_by_tower=model_type in SHARES_BY_TOWER)
+    anatomy = replace(anatomy, inverts_at_head=model_type not in WITHOUT_INVERSE)
+    if model_type in EMBEDDING_HINTS and anatomy.towers:
+        first = replace(anatomy.towers[0], embeddings=EMBEDDING_HINTS[model_type])
+        anatomy = replace(anatomy, towers=(first, *anatomy.towers[1:]))
+    if model_type in MODELS_OF_MODELS:
+        return replace(anatomy, shares_by_tower=True, towers=tuple(map(_numbered_anew, anatomy.towers)))
     hint = SUBLAYER_HINTS.get(model_type)
-    if hint is None:
-        return found
-    return replace(found, towers=tuple(_hinted(tower, hint) for tower in found.towers))
+    return anatomy if hint is None else replace(anatomy, towers=tuple(_hinted(t, hint) for t in anatomy.towers))
 
 
-def _hinted(tower: Tower, hint: Any) -> Tower:
+def _numbered_anew(tower: Tower) -> Tower:
+    return replace(tower, layers=tuple(replace(layer, number=n) for n, layer in enumerate(tower.layers)))
+
+
+def _hinted(tower: Tower, hint: SublayerHint) -> Tower:
     layers = tuple(
         replace(layer, sublayers=tuple(hint(sublayer, layer) for sublayer in layer.sublayers)) for layer in tower.layers
     )

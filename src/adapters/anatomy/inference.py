@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 
 from torch import nn
 
+from .dataflow import Graph, Value, read
 from .hints import apply_hints
 from .parts import Anatomy, Layer, Sublayer, Tap, Tower
-from .sublayers import ATTENTION_NAME, find_sublayers
+from .sublayers import ATTENTION_NAME, find_sublayers, is_norm
 
 
 def anatomy(model: nn.Module) -> Anatomy:
@@ -28,14 +30,14 @@ def anatomy(model: nn.Module) -> Anatomy:
     stacks = [stack for stack in _stacks(model, "") if any(sublayers for _, sublayers in stack)]
     towers: list[Tower] = []
     index = 0
-    for stack in stacks:
+    for stack, embeddings in zip(stacks, _embeddings(model, stacks), strict=True):
         layers = []
         for path, sublayers in stack:
-            layers.append(Layer(path, index, tuple(_rooted(s, path) for s in sublayers)))
+            layers.append(Layer(path, index, index, tuple(_rooted(s, path) for s in sublayers)))
             index += 1
         path = _tower_path(stack[0][0])
-        embeddings = _embeddings(model, path)
-        towers.append(Tower(path, tuple(layers), embeddings, _embedding_size(model, embeddings), _size(layers)))
+        size = _size(layers)
+        towers.append(Tower(path, tuple(layers), embeddings, _embedding_size(model, embeddings) or size, size))
     found = Anatomy(type(model).__name__, tuple(towers), notes=() if towers else _notes(model))
     return apply_hints(found, model)
 
@@ -77,7 +79,7 @@ def _rooted(sublayer: Sublayer, path: str) -> Sublayer:
         return f"{path}.{inner}" if inner else path
 
     def tap(t: Tap) -> Tap:
-        return replace(t, path=join(t.path))
+        return replace(t, path=join(t.path), armed_by=join(t.armed_by) if t.armed_by else None)
 
     return replace(
         sublayer,
@@ -102,30 +104,43 @@ def _tower_path(layer_path: str) -> str:
     return ".".join(parts[:-2])
 
 
-def _embeddings(model: nn.Module, tower: str) -> str | None:
-    """The module whose output enters the tower: the sibling of the tower, or its own child, that embeds tokens.
+def _embeddings(model: nn.Module, stacks: list[_Stack]) -> list[Tap | None]:
+    """For each stack, where its embeddings can be seen: what enters the first layer, before any projection of it."""
+    layers = [[model.get_submodule(path) for path, _ in stack] for stack in stacks]
+    graph = read(model, frozenset(layer for stack in layers for layer in stack))
+    paths = {path: n for n, stack in enumerate(stacks) for path, _ in stack}
+    counts = Counter(call.name for call in graph.calls)
+    taps: list[Tap | None] = [None] * len(stacks)
+    for call in graph.calls:
+        stack = paths.get(call.name)
+        if stack is not None and taps[stack] is None and call.sources:
+            taps[stack] = _entering(call.sources[0], model, graph, counts) or Tap(call.name, "input")
+    return taps
 
-    The search goes up from the tower to the first module with such a child, so that each tower of a multi-tower model
-    finds its own, and a word embedding inside a larger embedding module (BERT's) gives the larger one.
-    """
-    parts = tower.split(".") if tower else []
-    for depth in range(len(parts), -1, -1):
-        path = ".".join(parts[:depth])
-        for name, child in model.get_submodule(path).named_children():
-            child_path = f"{path}.{name}" if path else name
-            if tower == child_path or tower.startswith(f"{child_path}.") or isinstance(child, nn.ModuleList):
-                continue
-            tokens = [m for m in child.modules() if isinstance(m, nn.Embedding)]
-            if tokens and "position" not in name and name not in ("wpe", "decoder", "encoder"):
-                return child_path
+
+def _entering(value: Value, model: nn.Module, graph: Graph, counts: Counter[str]) -> Tap | None:
+    """The last module that made a tensor, leaving out projections: ALBERT's embeddings are projected to D."""
+    while True:
+        for path, index in graph.outputs_of.get(value, ()):
+            return Tap(path, "output", index)
+        module = model.get_submodule(value.name) if value.made_by == "module" else None
+        if module is not None and not isinstance(module, nn.Linear) and counts[value.name] == 1:
+            return Tap(value.name)
+        if value.made_by not in ("module", "same") or not value.sources:
+            return None
+        value = value.sources[0]
+
+
+def _embedding_size(model: nn.Module, tap: Tap | None) -> int | None:
+    """The size of the embeddings: that of the norm or of the table that gives them."""
+    parts = tap.path.split(".") if tap is not None and tap.side == "output" else []
+    for depth in range(len(parts), 0, -1):  # a dropout tells nothing, but what it is part of does
+        for module in reversed(list(model.get_submodule(".".join(parts[:depth])).modules())):
+            if isinstance(module, nn.Embedding):
+                return module.embedding_dim
+            if is_norm(module, ".".join(parts[:depth])) and (vector := next(module.parameters(), None)) is not None:
+                return int(vector.shape[0])
     return None
-
-
-def _embedding_size(model: nn.Module, path: str | None) -> int:
-    """The size of what the embedding module returns: that of its tokens."""
-    if path is None:
-        return 0
-    return next(m.embedding_dim for m in model.get_submodule(path).modules() if isinstance(m, nn.Embedding))
 
 
 def _notes(model: nn.Module) -> tuple[str, ...]:

@@ -80,14 +80,14 @@ def anatomy_from_interface(base: nn.Module, interface: AdapterModelInterface) ->
     layers = []
     for index, (name, layer) in enumerate(items.named_children()):
         path = f"{interface.model_layers}.{name}"
-        layers.append(Layer(path, index, tuple(_sublayers(layer, path, interface))))
+        layers.append(Layer(path, index, index, tuple(_sublayers(layer, path, interface))))
     if not layers:
         raise ValueError(f"model_layers={interface.model_layers!r} holds no modules.")
     size = layers[0].sublayers[0].size
     embeddings = base.get_submodule(interface.model_embeddings)
     token_sizes = [m.embedding_dim for m in embeddings.modules() if isinstance(m, nn.Embedding)]
     parent = interface.model_layers.rpartition(".")[0]
-    tower = Tower(parent, tuple(layers), interface.model_embeddings, token_sizes[0] if token_sizes else size, size)
+    tower = Tower(parent, tuple(layers), Tap(interface.model_embeddings), token_sizes[0] if token_sizes else size, size)
     return Anatomy(type(base).__name__, (tower,))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
@@ -32,11 +33,13 @@ class Tap:
         path: The module.
         side: `input` or `output`.
         index: Where the tensor is in a tuple output; None if the output is the tensor.
+        armed_by: For a module that a layer calls several times: the one whose call comes just before the call meant.
     """
 
     path: str
     side: Side = "output"
     index: int | None = None
+    armed_by: str | None = None
 
     def __str__(self) -> str:
         return f"{self.side} of {self.path}" + ("" if self.index is None else f"[{self.index}]")
@@ -48,15 +51,19 @@ class Site:
 
     Args:
         output: Where x is, which it changes.
-        residual: Where r is; None if it could not be found.
+        residual: Where the summands of r are; empty if it could not be found.
         norm: The norm of norm(x + r), or None.
         norm_follows: Whether the model really applies that norm to x + r.
+        ignores_residual: Whether adapters read x where they should read x + r.
+        is_swapped: Whether adapters take x for r, and r for x.
     """
 
     output: Tap
-    residual: Tap | None
+    residual: tuple[Tap, ...]
     norm: str | None
     norm_follows: bool
+    ignores_residual: bool = False
+    is_swapped: bool = False
 
 
 @dataclass(frozen=True)
@@ -75,8 +82,9 @@ class Sublayer:
         location: Which switch of a bottleneck configuration governs it.
         projections: Role (`q`, `k`, `v`, `qkv`, `kv`, `o`, `up`, `gate`, `down`, `experts`, `router`) to paths.
         size: Hidden size D of x.
-        upstream_residual: What AdapterHub's adapters took for r, where that is another place (see `hints.py`).
+        upstream_residual: What AdapterHub's adapters took for r, where that is not r: the sum of these (`hints.py`).
         upstream_norm: What they took for the norm, likewise.
+        upstream_swaps: Whether they took x for r, and r for x.
     """
 
     kind: Kind
@@ -90,23 +98,28 @@ class Sublayer:
     location: str
     projections: dict[str, tuple[str, ...]]
     size: int
-    upstream_residual: Tap | None = None
+    upstream_residual: tuple[Tap, ...] | None = None
     upstream_norm: str | None = None
+    upstream_swaps: bool = False
 
-    def site(self, model_continues: bool) -> Site:
+    def site(self, model_continues: bool, is_parallel: bool) -> Site:
         """Where an adapter acts.
 
         Args:
             model_continues: Whether what the model does after the sublayer (its norm, the residual) follows the
                 adapter. If not, and the model norms the branch, the adapter acts after that norm.
+            is_parallel: Whether an adapter reads r alone.
         """
+        own_residual = () if self.residual is None else (self.residual,)
         if model_continues:
+            is_own = self.upstream_residual is None or (is_parallel and not self.upstream_residual)
+            residual = own_residual if is_own else self.upstream_residual or ()
             norm = self.upstream_norm or self.norm
             follows = norm is not None and not self.norm_on_branch and self.upstream_norm is None
-            return Site(self.output, self.upstream_residual or self.residual, norm, follows)
+            return Site(self.output, residual, norm, follows, self.upstream_residual == () and not is_parallel, self.upstream_swaps)
         if self.norm_on_branch and self.norm is not None:
-            return Site(Tap(self.norm), self.residual, None, False)
-        return Site(self.output, self.residual, self.norm, self.norm is not None)
+            return Site(Tap(self.norm), own_residual, None, False)
+        return Site(self.output, own_residual, self.norm, self.norm is not None)
 
     @property
     def missing(self) -> list[str]:
@@ -132,11 +145,13 @@ class Layer:
     Args:
         path: The module.
         index: Its number, counted over all towers.
+        number: Its number for configurations (`leave_out`, `reduction_factor`): the same, unless `hints.py` says so.
         sublayers: Its branches, in order of execution.
     """
 
     path: str
     index: int
+    number: int
     sublayers: tuple[Sublayer, ...]
 
     @property
@@ -158,14 +173,14 @@ class Tower:
     Args:
         path: The module that holds the layers ("" for the model itself).
         layers: The layers.
-        embeddings: The module whose output enters the first layer; None if there is none of the tower's own.
-        embedding_size: Size of the embeddings, where it is not D (ALBERT); 0 if there are none.
+        embeddings: Where its embeddings are: what enters the first layer, or is projected to enter it.
+        embedding_size: Size of the embeddings: D, but in ALBERT and ELECTRA.
         size: Hidden size D.
     """
 
     path: str
     layers: tuple[Layer, ...]
-    embeddings: str | None
+    embeddings: Tap | None
     embedding_size: int
     size: int
 
@@ -177,13 +192,15 @@ class Anatomy:
     Args:
         model_class: The name of the class that was read.
         towers: Its stacks of layers; encoders come before decoders.
-        shares_by_tower: Whether parameters shared among layers are shared only within a tower, and attached to it.
+        shares_by_tower: Whether parameters shared among layers are attached to each tower, instead of the model.
+        inverts_at_head: Whether the head of a static class undoes an invertible adapter before its embeddings.
         notes: What is to be said of a model without layers.
     """
 
     model_class: str
     towers: tuple[Tower, ...]
     shares_by_tower: bool = False
+    inverts_at_head: bool = True
     notes: tuple[str, ...] = ()
 
     @property
@@ -202,20 +219,18 @@ class Anatomy:
         """The tower whose embeddings an invertible adapter changes: the first that has any."""
         return next((t for t in self.towers if t.embeddings), None)
 
+    def tower_host(self, tower: Tower) -> str:
+        """Path of the module that is a tower with its embeddings: what they and the layers have in common."""
+        if len(self.towers) == 1 or tower.embeddings is None:
+            return "" if len(self.towers) == 1 else tower.path
+        parts = zip(tower.embeddings.path.split("."), tower.path.split("."), strict=False)
+        common = list(itertools.takewhile(lambda pair: pair[0] == pair[1], parts))
+        return ".".join(part for part, _ in common)
+
     @property
-    def invertible_host(self) -> str:
-        """Path of the module that invertible adapters are attached to in the state dict.
-
-        It is the model itself, unless there are several towers: then it is the one that holds the embeddings.
-        """
-        tower = self.embedding_tower
-        return (tower.embeddings or "").rpartition(".")[0] if tower and len(self.towers) > 1 else ""
-
-    def shared_host(self, layer: Layer) -> str:
-        """Path of the module that parameters shared with this layer are attached to in the state dict."""
-        if not self.shares_by_tower:
-            return ""
-        return next((t.embeddings or "").rpartition(".")[0] for t in self.towers if layer in t.layers)
+    def shared_hosts(self) -> list[str]:
+        """Paths of the modules that parameters shared among layers are attached to in the state dict."""
+        return [self.tower_host(t) for t in self.towers] if self.shares_by_tower else [""]
 
     @property
     def missing(self) -> list[str]:

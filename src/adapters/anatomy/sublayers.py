@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from torch import nn
 
-from .dataflow import Graph, Value, read
+from .dataflow import SCALED, Graph, Value, read
 from .parts import CONTAINERS, LOCATIONS, Kind, Sublayer, Tap
 
 ATTENTION_NAME = re.compile(r"attn|attention", re.IGNORECASE)
@@ -181,18 +181,32 @@ class _Finder:
     def output_tap(self, x: Value) -> tuple[Tap | None, str | None]:
         """The last module before the addition that can be hooked, and the norm on the branch after it, if any."""
         norm: str | None = None
+        shared: str | None = None  # a module that the layer calls several times, e.g. one dropout for all sublayers
+        is_scaled = False
         while True:
             if self.is_norm(x) and norm is None and len(x.sources) == 1:
                 norm, x = x.name, x.sources[0]
                 continue
-            if x.made_by == "module" and self.counts[x.name] == 1:
-                return Tap(x.name), norm
-            for path, index in self.graph.outputs_of.get(x, ()):
-                return Tap(path, "output", index), norm
+            tap = self.tap_of(x)
+            if tap is not None:
+                # Behind a scaling by a bare parameter (LayerScale) only the shared module sees x as it is added.
+                is_hidden = is_scaled and shared is not None
+                return (Tap(shared, armed_by=tap.path) if is_hidden and shared else tap), norm
             weighted = x.made_by == "module" and is_weighted(self.modules[x.name])
             if x.made_by in ("input", "add") or weighted or not x.sources:
                 return None, norm
+            if x.made_by == "module" and shared is None and not is_scaled:
+                shared = x.name
+            is_scaled = is_scaled or x.name == SCALED
             x = x.sources[0]
+
+    def tap_of(self, x: Value) -> Tap | None:
+        """A module whose output is just this value, in one call per layer."""
+        if x.made_by == "module" and self.counts[x.name] == 1:
+            return Tap(x.name)
+        for path, index in self.graph.outputs_of.get(x, ()):
+            return Tap(path, "output", index)
+        return None
 
     def residual_tap(self, r: Value, x: Value) -> Tap | None:
         """Where r can be seen: at a module that reads it on this branch, or at the one that makes it."""
@@ -200,11 +214,7 @@ class _Finder:
         for call in self.consuming_calls(r):
             if call in on_branch and self.counts[call.name] == 1:
                 return Tap(call.name, "input")
-        if r.made_by == "module" and self.counts[r.name] == 1:
-            return Tap(r.name)
-        for path, index in self.graph.outputs_of.get(r, ()):
-            return Tap(path, "output", index)
-        return None
+        return self.tap_of(r)
 
     def consuming_calls(self, r: Value) -> list[Value]:
         """Calls that read r first, also through reshapes and casts."""

@@ -98,12 +98,19 @@ def load(
     return adapter
 
 
-def updated_config(config: Mapping[str, Any] | str, version: str | None) -> dict[str, Any] | str:
+def updated_config(config: Mapping[str, Any] | str, version: str | None) -> Mapping[str, Any] | str:
     """A configuration as a file holds it, in today's words."""
-    if isinstance(config, str) or version is not None:
-        return dict(config) if not isinstance(config, str) else config
-    activation = str(config.get("non_linearity"))
-    return {**config, "non_linearity": _RENAMED_ACTIVATIONS.get(activation, activation)}
+    if isinstance(config, str):
+        return config
+    updated = dict(config)
+    if "invertible_adapter" in updated:  # before release 2 of adapter-transformers
+        invertible = updated.pop("invertible_adapter") or {}
+        updated["inv_adapter"] = invertible.get("block_type")
+        updated["inv_adapter_reduction_factor"] = invertible.get("reduction_factor")
+    if (version is None or not version.startswith("adapters.")) and "non_linearity" in updated:
+        activation = str(updated["non_linearity"])
+        updated["non_linearity"] = _RENAMED_ACTIVATIONS.get(activation, activation)
+    return updated
 
 
 def named_modules(adapter: Adapter, name: str) -> dict[str, nn.Module]:
@@ -127,7 +134,10 @@ def fill(
     """
     first_names = aliases(modules)
     parameters = {
-        f"{prefix}.{name}": parameter for prefix, module in modules.items() for name, parameter in module.named_parameters()
+        name: parameter
+        for prefix, module in modules.items()
+        for inner, parameter in module.named_parameters()
+        if first_names[name := f"{prefix}.{inner}"] == name
     }
     found = matched(tensors, first_names, model_type)
     by_first = {first_names[name]: tensor for name, tensor in found.items() if name in first_names}

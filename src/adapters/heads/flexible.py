@@ -208,11 +208,11 @@ class ModelWithFlexibleHeadsAdaptersMixin(ModelAdaptersMixin):
         if name is None or (head is None and name not in self.heads):
             if labels is not None:
                 raise ValueError(f"labels were given, but no head is active. {unknown_name('', self.heads, 'head')}")
-            return self._adapter_registry.base(*args, **kwargs)
+            return self._scaled(self._adapter_registry.base(*args, **kwargs))
         if name not in self.heads:
             raise ValueError(unknown_name(name, self.heads, "head"))
         as_tuple = kwargs.pop("return_dict", None) is False
-        outputs = self._adapter_registry.base(*args, **kwargs, return_dict=True)
+        outputs = self._scaled(self._adapter_registry.base(*args, **kwargs, return_dict=True))
         hidden = outputs[0]
         sentence = hidden[:, 0]
         if self.is_causal_model:
@@ -220,6 +220,17 @@ class ModelWithFlexibleHeadsAdaptersMixin(ModelAdaptersMixin):
             sentence = last_tokens(hidden, arguments.get("input_ids"), arguments.get("attention_mask"), self._pad_id())
         result = self._head(name).predict(HeadInputs(hidden, sentence, outputs.get("pooler_output"), outputs), labels)
         return result.to_tuple() if as_tuple else result
+
+    def _scaled(self, outputs: Any) -> Any:
+        """T5's tied embeddings expect smaller hidden states; AdapterHub's models give them so, with a head or without."""
+        config = getattr(self, "config")
+        if config.model_type not in ("t5", "mt5") or not config.tie_word_embeddings:
+            return outputs
+        hidden = outputs[0] * config.d_model**-0.5
+        if isinstance(outputs, tuple):
+            return (hidden, *outputs[1:])
+        outputs["last_hidden_state"] = hidden
+        return outputs
 
     def _head(self, name: str) -> Any:
         return self.heads[name]

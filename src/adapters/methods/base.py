@@ -43,6 +43,9 @@ class SublayerMap(Protocol):
     replaces_norm: bool
     """The result takes the place of norm(x + r), not of x."""
     needs_residual: bool
+    """x′ depends on r."""
+    is_parallel: bool
+    """f reads r alone, and is added to the sublayer's own x."""
 
     def increment(self, h: Tensor) -> Tensor:
         """f(h), without any residual. Shape: (B, T, D) to (B, T, D)."""

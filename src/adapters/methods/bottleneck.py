@@ -61,6 +61,7 @@ class Bottleneck(nn.Module):
             and config.residual_before_ln is True
             and not (config.ln_after and config.adapter_residual_before_ln)
         )
+        self.is_parallel = config.is_parallel
         self.replaces_norm = not config.original_ln_after
         self.needs_residual = config.is_parallel or config.original_ln_before or self.replaces_norm
 
@@ -97,8 +98,9 @@ class Bottleneck(nn.Module):
             assert r is not None
             return r
         if self.config.original_ln_before:
+            s = x if r is None else x + r
             # The norm's own hooks are not for this call, so its `forward` is called.
-            return norm.forward(x + r) if norm is not None else x + r  # type: ignore[no-any-return, operator]
+            return s if norm is None else norm.forward(s)
         return x
 
     def adapt(self, x: Tensor, r: Tensor | None, norm: nn.Module | None) -> Tensor:
@@ -109,7 +111,7 @@ class Bottleneck(nn.Module):
     def _residual(self, h: Tensor, x: Tensor, r: Tensor | None) -> Tensor:
         if self.config.is_parallel or self.config.residual_before_ln is True:
             return x
-        return h if self.config.residual_before_ln is False else x + r  # type: ignore[operator]
+        return h if self.config.residual_before_ln is False or r is None else x + r
 
     def finish(self, x: Tensor, r: Tensor | None, norm: nn.Module | None) -> Tensor:
         """The block's result without its own residual and norm, if `original_ln_after` is off.
@@ -150,19 +152,19 @@ class BottleneckMethod:
         return frozenset({"phm_rule", "phm_rule_left", "phm_rule_right"}) if is_fixed else frozenset()
 
     def _bottlenecks(self, config: BnConfig, anatomy: Anatomy) -> Iterator[Placement]:
-        shared: dict[str, SharedParameters] = {}
+        shared: SharedParameters | None = None
         for layer, sublayer in anatomy.sublayers():
-            if not config[sublayer.location] or layer.index in config.leave_out:
+            if not config[sublayer.location] or layer.number in config.leave_out:
                 continue
             if not sublayer.size:
                 raise ValueError(f"The hidden size of {layer.path} is not known; pass an AdapterModelInterface to init.")
-            host = anatomy.shared_host(layer)
-            if config.phm_layer and (config.shared_phm_rule or config.shared_W_phm) and host not in shared:
-                shared[host] = _shared_parameters(config, sublayer.size, layer.index)
-            module = Bottleneck(config, sublayer.size, layer.index, shared.get(host))
+            if config.phm_layer and (config.shared_phm_rule or config.shared_W_phm) and shared is None:
+                shared = _shared_parameters(config, sublayer.size, layer.number)
+            module = Bottleneck(config, sublayer.size, layer.number, shared)
             yield Placement(sublayer.host, sublayer.container, sublayer.location, layer.index, module, sublayer)
-        for host, parameters in shared.items():
-            yield Placement(host, "shared_parameters", "shared", -1, parameters)
+        if shared is not None:
+            for host in anatomy.shared_hosts:
+                yield Placement(host, "shared_parameters", "shared", -1, shared)
 
     def _invertible(self, config: BnConfig, anatomy: Anatomy) -> Placement:
         tower = anatomy.embedding_tower
@@ -173,8 +175,8 @@ class BottleneckMethod:
         coupling = COUPLINGS[config.inv_adapter or "nice"]
         factor = config.inv_adapter_reduction_factor
         assert factor is not None
-        block = coupling(tower.embedding_size or tower.size, config.non_linearity, factor)
-        return Placement(anatomy.invertible_host, "invertible_adapters", "invertible", -1, block)
+        block = coupling(tower.embedding_size, config.non_linearity, factor)
+        return Placement(anatomy.tower_host(tower), "invertible_adapters", "invertible", -1, block)
 
 
 def bottleneck_size(config: BnConfig, size: int, layer: int) -> int:

@@ -16,8 +16,8 @@ from typing import Any, Literal
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
-HookPoint = tuple[str, Literal["before", "after"]]
-"""A module by its path, and whether the hook runs before or after its forward."""
+HookPoint = tuple[nn.Module, Literal["before", "after"]]
+"""A module, and whether the hook runs before or after its forward."""
 
 Step = Callable[[nn.Module, tuple[Any, ...], Any], Any]
 """(module, inputs, output) to what replaces the inputs or the output, or None to leave them."""
@@ -61,14 +61,9 @@ class _Hook:
 
 
 class HookTable:
-    """The hooks of one model.
+    """The hooks of one model."""
 
-    Args:
-        base: The module that the paths of hook points start at.
-    """
-
-    def __init__(self, base: nn.Module) -> None:
-        self.base = base
+    def __init__(self) -> None:
         self.active = Routing()
         self._hooks: dict[HookPoint, _Hook] = {}
 
@@ -106,9 +101,7 @@ class HookTable:
             hook = self._hooks.get(point)
             if hook is None:
                 hook = self._hooks[point] = _Hook(self, point)
-                path, when = point
-                module = self.base.get_submodule(path)
-                # A step that changes inputs must see them before any other hook, and one that changes the output after.
+                module, when = point
                 if when == "before":
                     hook.handle = module.register_forward_pre_hook(hook)
                 else:

@@ -37,11 +37,17 @@ class Cell:
 
     def take(self) -> Tensor:
         """Give the tensor back, and forget it."""
+        value = self.take_if_any()
+        assert value is not None
+        return value
+
+    def take_if_any(self) -> Tensor | None:
+        """Give the tensor back if there is one, and forget it."""
         if torch.compiler.is_dynamo_compiling():
             value, self._traced = self._traced, None
         else:
-            value, self._local.value = self._local.value, None
-        assert value is not None
+            values = self._local.__dict__
+            value, values["value"] = values.get("value"), None
         return value
 
     def __deepcopy__(self, memo: dict[int, object]) -> Cell:
@@ -100,32 +106,43 @@ class ChangeOutput:
     Args:
         maps: The adapters.
         index: Where x is in the module's output; None if it is the output.
-        residual: Holds r, if an adapter needs it.
+        residual: Hold the summands of r; none if no adapter needs it.
         norm: The block's norm, if it has one.
         finishes: Whether the last adapter ends a pre-norm block by itself (`original_ln_after` off).
+        is_swapped: Whether the adapters take x for r, and r for x.
+        gate: Holds a tensor if this call of a module that is called several times is the right one.
         kept: Where to leave x′ and r for `ReplaceNormOutput`.
     """
 
     maps: Sequence[SublayerMap]
     index: int | None
-    residual: Cell | None
+    residual: Sequence[Cell]
     norm: nn.Module | None
     finishes: bool
+    is_swapped: bool = False
+    gate: Cell | None = None
     kept: tuple[Cell, Cell] | None = None
 
     def __call__(self, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> Any:
+        if self.gate is not None and self.gate.take_if_any() is None:
+            return None
         x = output if self.index is None else output[self.index]
-        r = self.residual.take() if self.residual is not None else None
+        r = self.residual[0].take() if self.residual else None
+        for summand in self.residual[1:]:
+            r = r + summand.take()
+        if self.is_swapped:
+            x, r = r, x
+        own = x
         last = len(self.maps) - 1
         for i, adapter in enumerate(self.maps):
-            if self.finishes and i == last:
-                x = adapter.finish(x, r, None)
-            else:
-                x = adapter.adapt(x, r, self.norm)
+            # A parallel adapter adds to what the sublayer itself has made, also behind others in a stack.
+            before = own if adapter.is_parallel else x
+            x = adapter.finish(before, r, None) if self.finishes and i == last else adapter.adapt(before, r, self.norm)
         if self.kept is not None:
-            assert r is not None
             self.kept[0].put(x)
             self.kept[1].put(r)
+        if self.is_swapped:
+            x = x + (r - own)
         if self.index is None:
             return x
         changed = (*output[: self.index], x, *output[self.index + 1 :])
@@ -167,38 +184,46 @@ def sublayer_steps(base: nn.Module, sublayer: Sublayer, maps: Sequence[SublayerM
         ValueError: an adapter needs the residual, and the anatomy has not found it.
     """
     last = maps[-1]
-    site = sublayer.site(model_continues=not last.replaces_norm)
-    if site.norm_follows and all(m.increments_norm for m in maps):
-        assert site.norm is not None
-        yield (site.norm, "before"), IncrementNormInput(maps)
-        return
+    site = sublayer.site(not last.replaces_norm, is_parallel=any(m.is_parallel for m in maps))
     norm = base.get_submodule(site.norm) if site.norm is not None else None
-    residual = Cell() if any(m.needs_residual for m in maps) else None
-    if residual is not None:
-        yield _capture(site, residual, sublayer)
-    if not (last.replaces_norm and site.norm_follows):
-        yield _after(site.output), ChangeOutput(maps, site.output.index, residual, norm, last.replaces_norm)
+    if site.norm_follows and all(m.increments_norm for m in maps):
+        assert norm is not None
+        yield (norm, "before"), IncrementNormInput(maps)
         return
-    assert site.norm is not None
+    residual: list[Cell] = []
+    if site.is_swapped or (any(m.needs_residual for m in maps) and not site.ignores_residual):
+        residual = [Cell() for _ in _residual_taps(site, sublayer)]
+        for tap, cell in zip(site.residual, residual, strict=True):
+            yield _capture(base, tap, cell)
+    gate = None
+    if site.output.armed_by is not None:
+        gate = Cell()
+        yield (base.get_submodule(site.output.armed_by), "after"), CaptureOutput(gate, None)
+    point: HookPoint = (base.get_submodule(site.output.path), "after")
+    if not (last.replaces_norm and site.norm_follows):
+        yield point, ChangeOutput(maps, site.output.index, residual, norm, last.replaces_norm, site.is_swapped, gate)
+        return
+    assert norm is not None
     kept = (Cell(), Cell())
-    yield _after(site.output), ChangeOutput(maps[:-1], site.output.index, residual, norm, False, kept)
-    yield (site.norm, "after"), ReplaceNormOutput(last, kept)
+    yield point, ChangeOutput(maps[:-1], site.output.index, residual, norm, False, site.is_swapped, gate, kept)
+    yield (norm, "after"), ReplaceNormOutput(last, kept)
 
 
-def _after(tap: Tap) -> HookPoint:
-    return tap.path, "after"
-
-
-def _capture(site: Site, cell: Cell, sublayer: Sublayer) -> tuple[HookPoint, Step]:
-    tap = site.residual
-    if tap is None:
+def _residual_taps(site: Site, sublayer: Sublayer) -> Sequence[Tap]:
+    if not site.residual:
         raise ValueError(
-            f"The residual of {sublayer.host} ({sublayer.kind}) was not found, and this configuration needs it: "
-            "use one without is_parallel and original_ln_before, or pass an AdapterModelInterface to adapters.init."
+            f"The residual of the {sublayer.kind} in {sublayer.host or 'the model'} is not known, and this "
+            "configuration needs it: use one without is_parallel and original_ln_before, or name the places where it "
+            "can be seen (layer_pre_self_attn, layer_pre_ffn …) in an AdapterModelInterface."
         )
+    return site.residual
+
+
+def _capture(base: nn.Module, tap: Tap, cell: Cell) -> tuple[HookPoint, Step]:
+    module = base.get_submodule(tap.path)
     if tap.side == "input":
-        return (tap.path, "before"), CaptureInput(cell)
-    return (tap.path, "after"), CaptureOutput(cell, tap.index)
+        return (module, "before"), CaptureInput(cell)
+    return (module, "after"), CaptureOutput(cell, tap.index)
 
 
 def joined(steps: Sequence[tuple[HookPoint, Step]]) -> dict[HookPoint, Step]:
