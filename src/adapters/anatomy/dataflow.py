@@ -16,6 +16,7 @@ import ast
 import builtins
 import functools
 import inspect
+import re
 import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -134,10 +135,24 @@ def _parse(function: Callable[..., Any]) -> ast.FunctionDef | ast.Lambda | None:
 
 
 def is_leaf(module: nn.Module) -> bool:
-    """Whether a call of the module is one step of the graph: all of torch's own modules, and those without children."""
+    """Whether a call of the module is one step of the graph.
+
+    These are torch's own modules, those without children, and experts: a list of modules of which the router's choice
+    runs, or matrices of all experts in one parameter (E, D, F).
+    """
+    if re.search(r"Experts$", type(module).__name__) or any(p.ndim > 2 for p in module.parameters(recurse=False)):
+        return True
     if isinstance(module, (nn.Sequential, nn.ModuleList, nn.ModuleDict)):
         return False
     return type(module).__module__.startswith("torch.nn") or not any(True for _ in module.children())
+
+
+@dataclass
+class _LocalFunction:
+    """A function defined inside the function that is being read."""
+
+    definition: ast.FunctionDef | ast.Lambda
+    frame: _Frame
 
 
 class _Reader:
@@ -275,6 +290,9 @@ class _Frame:
             handler = getattr(self, f"run_{type(statement).__name__}", None)
             if handler is not None:
                 handler(statement)
+
+    def run_FunctionDef(self, node: ast.FunctionDef) -> None:
+        self.scope[node.name] = _LocalFunction(node, self)
 
     def run_Expr(self, node: ast.Expr) -> None:
         self.eval(node.value)
@@ -505,6 +523,9 @@ class _Frame:
 
     eval_GeneratorExp = eval_ListComp
 
+    def eval_Lambda(self, node: ast.Lambda) -> Any:
+        return _LocalFunction(node, self)
+
     def eval_Call(self, node: ast.Call) -> Any:
         args: list[Any] = []
         for argument in node.args:
@@ -537,6 +558,8 @@ class _Frame:
             return self.reader.call_module(function, args, kwargs)
         if isinstance(function, functools.partial):
             return self.call(function.func, name, [*function.args, *args], {**function.keywords, **kwargs})
+        if isinstance(function, _LocalFunction):
+            return function.frame.call_local(function.definition, args, kwargs)
         tensors = _values([*args, *kwargs.values()])
         if name == "apply_chunking_to_forward":  # (function, chunk size, chunk dimension, *tensors)
             return self.call(args[0], "", args[3:], kwargs)
@@ -552,6 +575,20 @@ class _Frame:
         if not tensors:
             return UNKNOWN
         return Value("same" if name in _TRANSPARENT and len(tensors) == 1 else "other", tensors)
+
+    def call_local(self, definition: ast.FunctionDef | ast.Lambda, args: list[Any], kwargs: dict[str, Any]) -> Any:
+        """Read through a function that was defined in this one: it sees the names of this one."""
+        names = [p.arg for p in definition.args.args]
+        inner = _Frame(self.reader, {**self.scope, **dict(zip(names, args, strict=False)), **kwargs}, self.global_scope)
+        if isinstance(definition, ast.Lambda):
+            return inner.eval(definition.body)
+        try:
+            inner.run(definition.body)
+        except _Returned as returned:
+            return returned.value
+        except _Raised:
+            return UNKNOWN
+        return inner.early_result
 
     def inline(self, function: Any, args: list[Any], kwargs: dict[str, Any]) -> Any:
         """Read through methods of modules and through functions of the file that is being read."""
@@ -575,8 +612,8 @@ class _Frame:
         if len(tensors) == 2 and isinstance(left, Value) and isinstance(right, Value):
             return self.add(left, right) if isinstance(operator, ast.Add) else Value("other", tensors)
         if tensors:
-            if isinstance(left, (tuple, list)) and isinstance(right, (tuple, list)):
-                return (*left, *right)
+            if isinstance(left, (tuple, list)):  # what is appended to known outputs may be unknown
+                return (*left, *right) if isinstance(right, (tuple, list)) else tuple(left)
             is_scaled = any(isinstance(side, Tensor) for side in (left, right))
             return Value("same", tensors, SCALED if is_scaled else "")
         if isinstance(left, (int, float, tuple)) and isinstance(right, (int, float, tuple)):

@@ -159,7 +159,7 @@ class Layer:
         """What could not be found, in words."""
         kinds = {s.kind for s in self.sublayers}
         lacks = [f"{s.kind}: {what}" for s in self.sublayers for what in s.missing]
-        if not kinds & {"attention", "mixer"}:
+        if not kinds & {"attention", "cross_attention", "mixer"}:
             lacks.append("attention")
         if "ffn" not in kinds:
             lacks.append("feed-forward sublayer")

@@ -13,10 +13,10 @@ from .dataflow import SCALED, Graph, Value, read
 from .parts import CONTAINERS, LOCATIONS, Kind, Sublayer, Tap
 
 ATTENTION_NAME = re.compile(r"attn|attention", re.IGNORECASE)
+# By parts of class names as they are written; "SSM" must not be found in SeedOssMLP.
 _MIXER_NAME = re.compile(
-    r"mamba|ssm|rwkv|recurrent|lstm|lru|deltanet|deltaattention|lightningattention|linearattention|fourier|retention"
-    r"|shortconv|hyena|timemix|mixer2",
-    re.IGNORECASE,
+    r"Mamba|Mixer|SSM|Rwkv|Recurrent|LSTM|LRU|Delta(?:Net|Attention)|Lightning|LinearAttention|Fourier|Retention"
+    r"|ShortConv|Hyena|TimeMix"
 )
 _NORM_NAME = re.compile(r"norm|^ln_|_ln$|layer_?ln", re.IGNORECASE)
 
@@ -126,10 +126,20 @@ class _Finder:
 
     def terms(self, value: Value, through_residuals: bool = False) -> list[Value]:
         """The summands of a branch that is itself a sum and that no module returns."""
+        while value.made_by == "same" and len(value.sources) == 1 and not self.graph.outputs_of.get(value):
+            if not self.leads_to_sum(value):
+                break
+            value = value.sources[0]
         is_sum = value.made_by == "add" and (through_residuals or value not in self.residual_additions)
         if is_sum and (through_residuals or not self.graph.outputs_of.get(value)):
             return [term for source in value.sources for term in self.terms(source, through_residuals)]
         return [value]
+
+    def leads_to_sum(self, value: Value) -> bool:
+        """Whether a value is a sum behind a dropout or a reshape."""
+        while value.made_by == "same" and len(value.sources) == 1:
+            value = value.sources[0]
+        return value.made_by == "add" and value not in self.residual_additions
 
     def segment(self, x: Value, r: Value) -> list[Value]:
         """The calls of modules with weights between r and x, in order of execution."""
