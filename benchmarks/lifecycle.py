@@ -21,7 +21,7 @@ import torch
 from torch import nn
 
 import adapters
-from measure import clock, emit, emit_error, quiet_single_thread
+from measure import clock, emit, emit_error, paired_ratios, quiet_single_thread
 from models import adapted, bert_base, twin
 
 CONFIG = "seq_bn"
@@ -71,6 +71,18 @@ def measure_activate(repeats: int) -> None:
     pairs = [(seconds_to_activate(alone), seconds_to_activate(crowded)) for _ in range(5 * repeats)][repeats:]
     emit("set_active_adapters, 1 loaded", "ms", [1e3 * one for one, _ in pairs])
     emit("set_active_adapters, 100 loaded", "ms", [1e3 * many for _, many in pairs])
+
+    inputs = torch.ones(1, 16, dtype=torch.long)
+
+    def activate_and_run() -> None:
+        crowded.set_active_adapters("a1")
+        crowded.set_active_adapters("a0")
+        crowded(inputs)
+
+    # A library may put the work off to the next forward pass: what two switches cost there and then.
+    with torch.no_grad():
+        ratios = paired_ratios(lambda: crowded(inputs), activate_and_run, seconds=0.5 * repeats)
+    emit("two switches and a forward, over a forward, 100 loaded", "x", ratios)
 
 
 def measure_files(repeats: int) -> None:

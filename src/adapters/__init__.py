@@ -6,34 +6,110 @@
 >>> model.train_adapter("task")
 """
 
-from . import composition as composition
-from .anatomy import AdapterModelInterface as AdapterModelInterface
-from .anatomy import anatomy as anatomy
-from .auto import AutoAdapterModel as AutoAdapterModel
-from .composition import Stack as Stack
-from .configuration import ADAPTER_CONFIG_MAP as ADAPTER_CONFIG_MAP
-from .configuration import DEFAULT_ADAPTER_CONFIG as DEFAULT_ADAPTER_CONFIG
-from .configuration import AdapterConfig as AdapterConfig
-from .configuration import AdapterPlusConfig as AdapterPlusConfig
-from .configuration import BnConfig as BnConfig
-from .configuration import CompacterConfig as CompacterConfig
-from .configuration import CompacterPlusPlusConfig as CompacterPlusPlusConfig
-from .configuration import DoubleSeqBnConfig as DoubleSeqBnConfig
-from .configuration import DoubleSeqBnInvConfig as DoubleSeqBnInvConfig
-from .configuration import HoulsbyConfig as HoulsbyConfig
-from .configuration import HoulsbyInvConfig as HoulsbyInvConfig
-from .configuration import ModelAdaptersConfig as ModelAdaptersConfig
-from .configuration import ParallelConfig as ParallelConfig
-from .configuration import ParBnConfig as ParBnConfig
-from .configuration import PfeifferConfig as PfeifferConfig
-from .configuration import PfeifferInvConfig as PfeifferInvConfig
-from .configuration import SeqBnConfig as SeqBnConfig
-from .configuration import SeqBnInvConfig as SeqBnInvConfig
-from .configuration import get_adapter_config_hash as get_adapter_config_hash
-from .context import AdapterSetup as AdapterSetup
-from .model import VERSION as __version__
-from .model import AdapterType as AdapterType
-from .model import ModelAdaptersMixin as ModelAdaptersMixin
-from .model import detach as detach
-from .model import init as init
-from .model import load_model as load_model
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "2.0.0.dev0"
+
+if TYPE_CHECKING:
+    from . import composition as composition
+    from .anatomy import AdapterModelInterface as AdapterModelInterface
+    from .auto import AutoAdapterModel as AutoAdapterModel
+    from .composition import AdapterCompositionBlock as AdapterCompositionBlock
+    from .composition import Average as Average
+    from .composition import BatchSplit as BatchSplit
+    from .composition import Fuse as Fuse
+    from .composition import MultiTask as MultiTask
+    from .composition import Parallel as Parallel
+    from .composition import Split as Split
+    from .composition import Stack as Stack
+    from .composition import parse_composition as parse_composition
+    from .configuration import ADAPTER_CONFIG_MAP as ADAPTER_CONFIG_MAP
+    from .configuration import DEFAULT_ADAPTER_CONFIG as DEFAULT_ADAPTER_CONFIG
+    from .configuration import AdapterConfig as AdapterConfig
+    from .configuration import AdapterPlusConfig as AdapterPlusConfig
+    from .configuration import BnConfig as BnConfig
+    from .configuration import CompacterConfig as CompacterConfig
+    from .configuration import CompacterPlusPlusConfig as CompacterPlusPlusConfig
+    from .configuration import DoubleSeqBnConfig as DoubleSeqBnConfig
+    from .configuration import DoubleSeqBnInvConfig as DoubleSeqBnInvConfig
+    from .configuration import HoulsbyConfig as HoulsbyConfig
+    from .configuration import HoulsbyInvConfig as HoulsbyInvConfig
+    from .configuration import ModelAdaptersConfig as ModelAdaptersConfig
+    from .configuration import ParallelConfig as ParallelConfig
+    from .configuration import ParBnConfig as ParBnConfig
+    from .configuration import PfeifferConfig as PfeifferConfig
+    from .configuration import PfeifferInvConfig as PfeifferInvConfig
+    from .configuration import SeqBnConfig as SeqBnConfig
+    from .configuration import SeqBnInvConfig as SeqBnInvConfig
+    from .configuration import get_adapter_config_hash as get_adapter_config_hash
+    from .context import AdapterSetup as AdapterSetup
+    from .inspection import inspect as inspect
+    from .model import AdapterType as AdapterType
+    from .model import ModelAdaptersMixin as ModelAdaptersMixin
+    from .model import detach as detach
+    from .model import init as init
+    from .model import load_model as load_model
+
+# Where each public name comes from. They are imported when they are used: `import adapters` alone costs nothing, as
+# `import transformers` alone does not import torch.
+_PUBLIC: dict[str, tuple[str, ...]] = {
+    "anatomy": ("AdapterModelInterface",),
+    "auto": ("AutoAdapterModel",),
+    "composition": (
+        "AdapterCompositionBlock",
+        "Average",
+        "BatchSplit",
+        "Fuse",
+        "MultiTask",
+        "Parallel",
+        "Split",
+        "Stack",
+        "parse_composition",
+    ),
+    "configuration": (
+        "ADAPTER_CONFIG_MAP",
+        "DEFAULT_ADAPTER_CONFIG",
+        "AdapterConfig",
+        "AdapterPlusConfig",
+        "BnConfig",
+        "CompacterConfig",
+        "CompacterPlusPlusConfig",
+        "DoubleSeqBnConfig",
+        "DoubleSeqBnInvConfig",
+        "HoulsbyConfig",
+        "HoulsbyInvConfig",
+        "ModelAdaptersConfig",
+        "ParallelConfig",
+        "ParBnConfig",
+        "PfeifferConfig",
+        "PfeifferInvConfig",
+        "SeqBnConfig",
+        "SeqBnInvConfig",
+        "get_adapter_config_hash",
+    ),
+    "context": ("AdapterSetup",),
+    "inspection": ("inspect",),
+    "model": ("AdapterType", "ModelAdaptersMixin", "detach", "init", "load_model"),
+}
+_MODULE_OF = {name: module for module, names in _PUBLIC.items() for name in names}
+_SUBMODULES = ("anatomy", "checkpoints", "composition", "configuration", "context", "heads", "methods", "model", "runtime")
+
+__all__ = ["__version__", *_MODULE_OF]  # noqa: PLE0604
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULE_OF:
+        value = getattr(importlib.import_module(f".{_MODULE_OF[name]}", __name__), name)
+    elif name in _SUBMODULES:
+        value = importlib.import_module(f".{name}", __name__)
+    else:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__, *_SUBMODULES})

@@ -11,6 +11,15 @@ from .composition import AdapterCompositionBlock, SetupLike, parse_composition
 _SETUPS: ContextVar[tuple[AdapterSetup, ...]] = ContextVar("adapter_setups", default=())
 
 
+class OpenSetups:
+    """How many setups are in use in all threads and tasks: a forward pass looks for its own only if there are any.
+
+    A number, because `torch.compile` can read it, and cannot read context variables.
+    """
+
+    count = 0
+
+
 class AdapterSetup:
     """Use a setup instead of a model's active one, for all calls of models within the block.
 
@@ -33,6 +42,7 @@ class AdapterSetup:
         self._tokens: list[Token[tuple[AdapterSetup, ...]]] = []
 
     def __enter__(self) -> AdapterSetup:
+        OpenSetups.count += 1
         self._tokens.append(_SETUPS.set((*_SETUPS.get(), self)))
         return self
 
@@ -40,6 +50,7 @@ class AdapterSetup:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         _SETUPS.reset(self._tokens.pop())
+        OpenSetups.count -= 1
 
     @staticmethod
     def get_contexts() -> tuple[AdapterSetup, ...]:

@@ -22,7 +22,7 @@ from .checkpoints import native
 from .checkpoints.files import INTERFACE_CONFIG, read_json, write_json
 from .composition import AdapterCompositionBlock, SetupLike, parse_composition
 from .configuration import AdapterConfig, ModelAdaptersConfig, get_adapter_config_hash
-from .context import _SETUPS, AdapterSetup
+from .context import AdapterSetup, OpenSetups
 from .heads.model_heads import read_static_head, save_static_head
 from .registry import Adapter, AdapterRegistry
 from .runtime.hooks import ReplayedCheckpoint
@@ -31,7 +31,7 @@ from .summary import Row, summary_rows, summary_table
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-VERSION = "2.0.0.dev0"
+from . import __version__ as VERSION
 
 Method = TypeVar("Method", bound=Callable[..., Any])
 
@@ -264,7 +264,7 @@ class ModelAdaptersMixin(nn.Module):
         _refuse_loaders(custom_weights_loaders)
         folder = _folder(save_directory)
         adapter = self._adapter_registry[adapter_name]
-        native.save(adapter, folder, self._base_path(), {**self._facts(), **(meta_dict or {})}, use_safetensors)
+        native.save(adapter, folder, self._adapter_registry.base_path, {**self._facts(), **(meta_dict or {})}, use_safetensors)
         if with_head:
             self._save_head_of(adapter_name, folder, use_safetensors)
 
@@ -374,6 +374,8 @@ class ModelAdaptersMixin(nn.Module):
     ) -> Callable[[], None] | None:
         """Read the head in a folder, without changing the model; what is returned puts it into the model."""
         tensors = read_static_head(self, self._adapter_registry.base, folder, safetensors_only)
+        if not tensors:
+            return None
         parameters = self.state_dict(keep_vars=True)
 
         def attach() -> None:
@@ -381,7 +383,7 @@ class ModelAdaptersMixin(nn.Module):
                 for key, tensor in tensors.items():
                     parameters[key].copy_(tensor)
 
-        return attach if tensors else None
+        return attach
 
     def _config_entries(self) -> dict[str, Any]:
         """What `config.json` says of adapters."""
@@ -390,7 +392,7 @@ class ModelAdaptersMixin(nn.Module):
     # -- the forward pass -------------------------------------------------------------------------------------------
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        if not _SETUPS.get():
+        if not OpenSetups.count or AdapterSetup.get_context() is None:
             return super().__call__(*args, **kwargs)
         setup = AdapterSetup.get_context_adapter_setup()
         registry = self._adapter_registry
@@ -408,10 +410,6 @@ class ModelAdaptersMixin(nn.Module):
         )
 
     # -- details ----------------------------------------------------------------------------------------------------
-
-    def _base_path(self) -> str:
-        base = self._adapter_registry.base
-        return next(name for name, module in self.named_modules() if module is base)
 
     def _model_type(self) -> str:
         return str(getattr(getattr(self, "config", None), "model_type", ""))
@@ -434,7 +432,7 @@ class ModelAdaptersMixin(nn.Module):
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         """Pickle the model by its own class: the class with these methods is made when it is read."""
-        return _restore, (_own_class(type(self)), self.__dict__)
+        return _restore, (_own_class(type(self)),), self.__dict__
 
 
 def adapted_class(own_class: type[nn.Module]) -> type[nn.Module]:
@@ -460,10 +458,9 @@ def _own_class(adapted: type[nn.Module]) -> type[nn.Module]:
     return adapted
 
 
-def _restore(own_class: type[nn.Module], state: dict[str, Any]) -> nn.Module:
-    model = adapted_class(own_class).__new__(adapted_class(own_class))
-    model.__dict__.update(state)
-    return model
+def _restore(own_class: type[nn.Module]) -> nn.Module:
+    adapted = adapted_class(own_class)
+    return cast(nn.Module, adapted.__new__(adapted))
 
 
 def init(
@@ -504,8 +501,9 @@ def setup_registry(model: nn.Module, interface: AdapterModelInterface | None = N
     if interface is not None and interface.base_model:
         base = model.get_submodule(interface.base_model)
     parts = anatomy(base) if interface is None else anatomy_from_interface(base, interface)
+    base_path = next(name for name, module in model.named_modules() if module is base)
     output_embeddings = model.get_output_embeddings() if isinstance(model, PreTrainedModel) and model is not base else None
-    model._adapter_registry = AdapterRegistry(base, parts, output_embeddings)  # type: ignore[assignment]
+    model._adapter_registry = AdapterRegistry(base, parts, base_path, output_embeddings)  # type: ignore[assignment]
     model._adapter_interface = interface  # type: ignore[assignment]
 
 
@@ -516,7 +514,7 @@ def detach(model: nn.Module) -> None:
     if _own_class(type(model)) is type(model):
         raise ValueError(
             f"{type(model).__name__} is a model with adapters and heads by itself; its base model is "
-            f"model.{model._base_path()}, and delete_adapter removes adapters."
+            f"model.{model._adapter_registry.base_path}, and delete_adapter removes adapters."
         )
     registry = model._adapter_registry
     registry.detach()

@@ -84,12 +84,16 @@ class AdapterRegistry:
     Args:
         base: The base model.
         anatomy: Its anatomy.
+        base_path: Where the base model is in the model, "" if they are one.
         output_embeddings: The last layer of a static language model, outside the base model.
     """
 
-    def __init__(self, base: nn.Module, anatomy: Anatomy, output_embeddings: nn.Module | None = None) -> None:
+    def __init__(
+        self, base: nn.Module, anatomy: Anatomy, base_path: str = "", output_embeddings: nn.Module | None = None
+    ) -> None:
         self.base = base
         self.anatomy = anatomy
+        self.base_path = base_path
         self.output_embeddings = output_embeddings
         self.adapters: dict[str, Adapter] = {}
         self.active: AdapterCompositionBlock | None = None

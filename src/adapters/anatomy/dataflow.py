@@ -14,12 +14,14 @@ from __future__ import annotations
 
 import ast
 import builtins
+import contextlib
 import functools
 import inspect
+import itertools
 import re
 import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any
 
 from torch import Tensor, nn
@@ -30,18 +32,28 @@ MAX_ITERATIONS = 64
 # Calling these on known values is harmless, and their results decide branches and loops.
 _PURE = (len, range, enumerate, zip, isinstance, hasattr, min, max, int, float, bool, str, tuple, list, reversed, any, all)
 # Methods and functions whose result is still "the same tensor" for the reader: reshapes, casts, dropout, scaling.
-_TRANSPARENT = frozenset(
-    "view reshape contiguous to type_as float half type clone squeeze unsqueeze transpose permute flatten unflatten "
-    "dropout drop_path clamp mul mul_ clip masked_fill masked_fill_ reshape_as view_as".split()
+_RESHAPES = frozenset(
+    ("view", "view_as", "reshape", "reshape_as", "squeeze", "unsqueeze", "transpose", "permute", "flatten", "unflatten")
+)
+_TRANSPARENT = _RESHAPES | frozenset(
+    ("contiguous", "to", "type", "type_as", "float", "half", "clone", "dropout", "drop_path", "clamp", "clip", "mul")
+    + ("mul_", "masked_fill", "masked_fill_")
 )
 _SHAPE_ATTRIBUTES = frozenset({"shape", "dtype", "device", "ndim", "is_cuda", "requires_grad"})
-# Ways around the usual one: models called with embeddings instead of tokens, and the queries of a second decoder that
-# only DeBERTa's pretraining uses.
-_ABSENT_ARGUMENTS = frozenset({"query_states", "inputs_embeds", "decoder_inputs_embeds", "encoder_outputs"})
-_SHAPE_METHODS = frozenset({"size", "dim", "numel", "item", "tolist", "any", "all", "new_zeros", "new_ones", "type"})
+# Ways around the usual one: models called with embeddings instead of tokens, and the second streams that only the
+# pretraining of DeBERTa and XLNet uses.
+_ABSENT_ARGUMENTS = frozenset(
+    ("query_states", "output_g", "inputs_embeds", "decoder_inputs_embeds", "encoder_outputs", "target_mapping")
+)
+# Layers that take their states three times (Funnel's) are given the same states each time.
+_STATES_THREE_TIMES = ("query", "key", "value")
+_SHAPE_METHODS = frozenset(("size", "dim", "numel", "item", "tolist", "any", "all", "new_zeros", "new_ones"))
+_JOINS = frozenset(("cat", "concat", "concatenate"))
 
-
+# What a `same` value is, where it matters.
 SCALED = "scaled"
+RESHAPED = "reshaped"
+SLICED = "sliced"
 
 
 @dataclass(eq=False, repr=False)
@@ -51,8 +63,8 @@ class Value:
     Args:
         made_by: `input`, `module`, `add`, `same` (a reshape, cast, dropout or scaling of its first source) or `other`.
         sources: The values it was made from.
-        name: The path of the module, for `module`; the name of the argument, for `input`; `SCALED`, for a `same` by a
-            parameter such as that of LayerScale.
+        name: The path of the module, for `module`; the name of the argument, for `input`; for `same`, `SCALED` by a
+            parameter such as that of LayerScale, `RESHAPED`, or `SLICED` (a part of the tensor).
     """
 
     made_by: str
@@ -70,7 +82,8 @@ class Graph:
         outputs_of: Of each value, the composite modules that return it, innermost first, with the index in the tuple
             that they return (None if they return it alone).
         performed_in: Of each addition, the path of the module whose `forward` performs it.
-        composites: Path and class name of every module that was read through, with the values it returned.
+        composites: Path and class name of every module that was read through.
+        inputs: The first positional argument of each call of a module, leaf or not: what a hook before it sees.
         results: What the module returns.
     """
 
@@ -79,6 +92,7 @@ class Graph:
     outputs_of: dict[Value, list[tuple[str, int | None]]] = field(default_factory=dict)
     performed_in: dict[Value, str] = field(default_factory=dict)
     composites: dict[str, str] = field(default_factory=dict)
+    inputs: list[tuple[str, Value]] = field(default_factory=list)
     results: Any = None
 
 
@@ -90,6 +104,10 @@ class _Unknown:
 
 
 UNKNOWN = _Unknown()
+
+
+class _Record(dict[str, Any]):
+    """A named tuple, dataclass or model output, by the names of its fields."""
 
 
 class _Raised(Exception):
@@ -147,6 +165,13 @@ def is_leaf(module: nn.Module) -> bool:
     return type(module).__module__.startswith("torch.nn") or not any(True for _ in module.children())
 
 
+def _may_add(module: nn.Module, tensors: Sequence[Value]) -> bool:
+    """Whether a leaf is to be read all the same: one without matrices may be where a residual is added (Zaya, I-BERT)."""
+    if len(tensors) < 2 or type(module).__module__.startswith("torch.nn") or "Norm" in type(module).__name__:
+        return False
+    return all(p.ndim < 2 for p in module.parameters())
+
+
 @dataclass
 class _LocalFunction:
     """A function defined inside the function that is being read."""
@@ -161,16 +186,20 @@ class _Reader:
         self.leaves = leaves
         self.paths = {child: name for name, child in root.named_modules()}
         self.stack: list[str] = []
+        self.joins: dict[tuple[Value, ...], Value] = {}
 
     # -- calls ------------------------------------------------------------------------------------------------------
 
     def call_module(self, module: nn.Module, args: list[Any], kwargs: dict[str, Any]) -> Any:
-        is_read = module in self.paths and module not in self.leaves and not is_leaf(module)
-        if is_read and len(self.stack) < MAX_DEPTH:
+        tensors = _values([*args, *kwargs.values()])
+        if args and isinstance(args[0], Value):
+            self.graph.inputs.append((self.paths.get(module, ""), args[0]))
+        is_read = module in self.paths and module not in self.leaves
+        if is_read and len(self.stack) < MAX_DEPTH and (not is_leaf(module) or _may_add(module, tensors)):
             if isinstance(module, nn.Sequential):
                 return self.call_sequential(module, args)
             return self.call_composite(module, args, kwargs)
-        value = Value("module", _values([*args, *kwargs.values()]), self.paths.get(module, ""))
+        value = Value("module", tensors, self.paths.get(module, ""))
         self.graph.calls.append(value)
         return value
 
@@ -200,6 +229,8 @@ class _Reader:
 
     def note_output(self, path: str, result: Any) -> None:
         """Remember that a composite module returns these values."""
+        if isinstance(result, _Record):
+            result = tuple(result.values())
         outputs = list(enumerate(result)) if isinstance(result, tuple) else [(None, result)]
         for index, value in outputs:
             if isinstance(value, Value):
@@ -245,6 +276,8 @@ class _Reader:
                 scope[name] = Value("input", name=name)
             else:
                 scope[name] = default
+        if arguments_are_inputs and scope.keys() >= {*_STATES_THREE_TIMES}:
+            scope.update(dict.fromkeys(_STATES_THREE_TIMES, scope[_STATES_THREE_TIMES[0]]))
         scope.update(zip(names, args, strict=False))
         rest = {k: v for k, v in kwargs.items() if k not in scope}
         scope.update({k: v for k, v in kwargs.items() if k in scope})
@@ -345,10 +378,8 @@ class _Frame:
             self.run_loop(node.body)
 
     def run_loop(self, body: Sequence[ast.stmt]) -> None:
-        try:
+        with contextlib.suppress(_Stopped):
             self.run(body)
-        except _Stopped:
-            pass
 
     def run_If(self, node: ast.If) -> None:
         test = self.truth(node.test)
@@ -386,11 +417,20 @@ class _Frame:
     def assign(self, target: ast.expr, value: Any) -> None:
         if isinstance(target, ast.Name):
             self.scope[target.id] = value
-        elif isinstance(target, ast.Starred):
-            self.assign(target.value, UNKNOWN)
         elif isinstance(target, (ast.Tuple, ast.List)):
-            for index, element in enumerate(target.elts):
-                self.assign(element, _item(value, index))
+            self.assign_several(target.elts, value)
+
+    def assign_several(self, targets: Sequence[ast.expr], value: Any) -> None:
+        for index, element in enumerate(targets):
+            if isinstance(element, ast.Starred):
+                after = len(targets) - index - 1
+                items = _items(value)
+                end = None if items is None else len(items) - after
+                self.assign(element.value, UNKNOWN if items is None else items[index:end])
+                for n, target in enumerate(targets[index + 1 :]):
+                    self.assign(target, UNKNOWN if items is None or end is None else _item(items, end + n))
+                return
+            self.assign(element, _item(value, index))
 
     # -- expressions ------------------------------------------------------------------------------------------------
 
@@ -404,7 +444,8 @@ class _Frame:
     def eval_Name(self, node: ast.Name) -> Any:
         if node.id in self.scope:
             return self.scope[node.id]
-        return self.global_scope.get(node.id, getattr(builtins, node.id, UNKNOWN))
+        value = self.global_scope.get(node.id, getattr(builtins, node.id, UNKNOWN))
+        return UNKNOWN if value is None else value  # a global that is None is yet to be set, e.g. an optional kernel
 
     def eval_NamedExpr(self, node: ast.NamedExpr) -> Any:
         value = self.eval(node.value)
@@ -415,6 +456,8 @@ class _Frame:
         base = self.eval(node.value)
         if isinstance(base, Value):
             return UNKNOWN if node.attr in _SHAPE_ATTRIBUTES else Value("other", (base,))
+        if isinstance(base, _Record) and node.attr in base:
+            return base[node.attr]
         if isinstance(base, _Unknown) or (isinstance(base, nn.Module) and node.attr == "training"):
             return UNKNOWN
         try:
@@ -425,7 +468,9 @@ class _Frame:
     def eval_Subscript(self, node: ast.Subscript) -> Any:
         base, index = self.eval(node.value), self.eval(node.slice)
         if isinstance(base, Value):
-            return Value("same", (base,))
+            return Value("same", (base,), SLICED if _is_part(node.slice) else "")
+        if isinstance(base, _Record) and isinstance(index, (int, slice)):
+            base = tuple(base.values())
         if _is_known(index) and isinstance(base, (Sequence, Mapping, nn.ModuleList, nn.ModuleDict, nn.Sequential)):
             try:
                 return base[index]
@@ -466,15 +511,17 @@ class _Frame:
         return _merge(self.eval(node.body), self.eval(node.orelse))
 
     def eval_BoolOp(self, node: ast.BoolOp) -> Any:
+        undecided: Any = None
         value: Any = UNKNOWN
         for operand in node.values:
             value = self.eval(operand)
             known = _truth_of(value)
             if known is not None and known is isinstance(node.op, ast.Or):
-                return value
-            if known is None:
-                return UNKNOWN if not isinstance(value, Value) else value
-        return value
+                # "x and False" is false whatever x is; but "x or y" may be x.
+                return value if undecided is None or known is False else undecided
+            if known is None and undecided is None:
+                undecided = value
+        return value if undecided is None else undecided
 
     def eval_UnaryOp(self, node: ast.UnaryOp) -> Any:
         value = self.eval(node.operand)
@@ -514,10 +561,11 @@ class _Frame:
         items = self.eval(node.generators[0].iter)
         outer = dict(self.scope)
         results = []
-        if _is_known(items) and isinstance(items, Iterable):
+        if isinstance(items, (tuple, list)) or (_is_known(items) and isinstance(items, Iterable)):
             for item in list(items)[:MAX_ITERATIONS]:
                 self.assign(node.generators[0].target, item)
-                results.append(self.eval(node.elt))
+                if all(self.truth(condition) is not False for condition in node.generators[0].ifs):
+                    results.append(self.eval(node.elt))
         self.scope = outer
         return tuple(results) if results else Value("other", _values([items]))
 
@@ -551,7 +599,7 @@ class _Frame:
         others = _values([*args, *kwargs.values()])
         if name in ("add", "add_") and others:
             return self.add(base, others[0])
-        return Value("same" if name in _TRANSPARENT and not others else "other", (base, *others))
+        return _transformed(name, (base, *others))
 
     def call(self, function: Any, name: str, args: list[Any], kwargs: dict[str, Any]) -> Any:
         if isinstance(function, nn.Module):
@@ -565,16 +613,20 @@ class _Frame:
             return self.call(args[0], "", args[3:], kwargs)
         if name == "add" and len(tensors) == 2:
             return self.add(*tensors)
-        if name == "getattr" and args and not isinstance(args[0], (Value, _Unknown)) and _is_known(args):
-            return getattr(*args) if len(args) > 2 else getattr(*args, UNKNOWN)
+        if function is getattr and len(args) > 1 and not isinstance(args[0], Value) and _is_known(args):
+            return getattr(args[0], args[1], args[2] if len(args) > 2 else UNKNOWN)
         if _is_one_of(function, _PURE):
             return _call_pure(function, args)
+        if inspect.isclass(function) and (names := _field_names(function)):
+            return _Record({**dict(zip(names, args, strict=False)), **kwargs})
         inlined = self.inline(function, args, kwargs)
         if inlined is not UNKNOWN:
             return inlined
         if not tensors:
             return UNKNOWN
-        return Value("same" if name in _TRANSPARENT and len(tensors) == 1 else "other", tensors)
+        if name in _JOINS:  # two modules that join the same tensors have the same result
+            return self.reader.joins.setdefault(tensors, Value("other", tensors))
+        return _transformed(name, tensors)
 
     def call_local(self, definition: ast.FunctionDef | ast.Lambda, args: list[Any], kwargs: dict[str, Any]) -> Any:
         """Read through a function that was defined in this one: it sees the names of this one."""
@@ -653,6 +705,26 @@ _ARITHMETIC: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
 }
 
 
+def _transformed(name: str, tensors: tuple[Value, ...]) -> Value:
+    """The result of a function or method by its name."""
+    if name not in _TRANSPARENT or len(tensors) > 1:
+        return Value("other", tensors)
+    return Value("same", tensors, RESHAPED if name in _RESHAPES else "")
+
+
+def _field_names(cls: type) -> tuple[str, ...]:
+    """The fields of a class of records, in order; none, if it is another class."""
+    if issubclass(cls, tuple):
+        return tuple(getattr(cls, "_fields", ()))
+    return tuple(f.name for f in fields(cls)) if is_dataclass(cls) else ()
+
+
+def _is_part(index: ast.expr) -> bool:
+    """Whether a subscript takes a range out of a tensor."""
+    parts = index.elts if isinstance(index, ast.Tuple) else [index]
+    return any(isinstance(part, ast.Slice) and (part.lower or part.upper) is not None for part in parts)
+
+
 def _truth_of(value: Any) -> bool | None:
     """True, False, or None where only a run can tell."""
     if isinstance(value, (Value, _Unknown, Tensor)):
@@ -682,10 +754,18 @@ def _last_name(node: ast.expr) -> str:
     return node.attr if isinstance(node, ast.Attribute) else node.id if isinstance(node, ast.Name) else ""
 
 
+def _items(value: Any) -> tuple[Any, ...] | None:
+    """The elements of a tuple or a record; None, if the value is neither."""
+    if isinstance(value, (tuple, list)):
+        return tuple(value)
+    return tuple(value.values()) if isinstance(value, _Record) else None
+
+
 def _item(value: Any, index: int) -> Any:
     """Element of what may be a tuple, or a tensor or call result of unknown structure."""
-    if isinstance(value, (tuple, list)):
-        return value[index] if index < len(value) else UNKNOWN
+    items = _items(value)
+    if items is not None:
+        return items[index] if index < len(items) else UNKNOWN
     if isinstance(value, Value):
         return Value("same", (value,)) if index == 0 else Value("other", (value,))
     return UNKNOWN
@@ -699,6 +779,8 @@ def _merge(first: Any, second: Any) -> Any:
         return second
     if isinstance(first, Value) and isinstance(second, Value):
         return Value("same", (first, second))
+    if isinstance(first, tuple) and isinstance(second, tuple):  # e.g. outputs with and without attention weights
+        return tuple(_merge(a, b) for a, b in itertools.zip_longest(first, second))
     return first if isinstance(first, Value) else second if isinstance(second, Value) else UNKNOWN
 
 

@@ -188,7 +188,10 @@ def _projection(
     config: BnConfig, in_features: int, out_features: int, position: str, shared: SharedParameters | None
 ) -> nn.Module:
     if config.phm_layer:
-        return HypercomplexLinear(in_features, out_features, config, position, shared)
+        layer = HypercomplexLinear(in_features, out_features, config, position, shared)
+        if config.init_weights == "mam_adapter" and position == "up":
+            layer.set_to_zero()
+        return layer
     linear = nn.Linear(in_features, out_features)
     initialise(linear, config.init_weights, is_last=position == "up")
     return linear

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from copy import deepcopy
 
 import torch
 from torch import Tensor, nn
@@ -98,14 +99,20 @@ class HypercomplexLinear(nn.Module):
         n, (_, rows, columns) = rule.shape[0], weight.shape
         return torch.einsum("iab,icd->acbd", rule, weight).reshape(n * rows, n * columns)
 
+    def set_to_zero(self) -> None:
+        """Make a new layer give zero, by its last own or shared factor, so that it can still be trained."""
+        weight = self._find("W_right", f"{self._prefix}_right")
+        weight = self._find("W", self._prefix) if weight is None else weight
+        assert weight is not None
+        with torch.no_grad():
+            weight.zero_()
+
     def forward(self, x: Tensor) -> Tensor:
         """Shape: (..., F) to (..., G)."""
         y = torch.matmul(x, self.weight())
         return y if self.b is None else y + self.b
 
     def __deepcopy__(self, memo: dict[int, object]) -> HypercomplexLinear:
-        from copy import deepcopy
-
         copy = self.__class__.__new__(self.__class__)
         memo[id(self)] = copy
         copy.__dict__.update({k: None if k == "_built" else deepcopy(v, memo) for k, v in self.__dict__.items()})

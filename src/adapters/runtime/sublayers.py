@@ -142,7 +142,7 @@ class ChangeOutput:
             self.kept[0].put(x)
             self.kept[1].put(r)
         if self.is_swapped:
-            x = x + (r - own)
+            x = r + (x - own)  # in this order: no effect is then no change of any bit
         if self.index is None:
             return x
         changed = (*output[: self.index], x, *output[self.index + 1 :])
