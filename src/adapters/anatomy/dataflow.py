@@ -54,6 +54,7 @@ _JOINS = frozenset(("cat", "concat", "concatenate"))
 SCALED = "scaled"
 RESHAPED = "reshaped"
 SLICED = "sliced"
+FIRST = "first"
 
 
 @dataclass(eq=False, repr=False)
@@ -64,7 +65,8 @@ class Value:
         made_by: `input`, `module`, `add`, `same` (a reshape, cast, dropout or scaling of its first source) or `other`.
         sources: The values it was made from.
         name: The path of the module, for `module`; the name of the argument, for `input`; for `same`, `SCALED` by a
-            parameter such as that of LayerScale, `RESHAPED`, or `SLICED` (a part of the tensor).
+            parameter such as that of LayerScale, `RESHAPED`, `SLICED` (a part of the tensor), or `FIRST` (of the
+            tuple that a module returns).
     """
 
     made_by: str
@@ -328,7 +330,11 @@ class _Frame:
         self.scope[node.name] = _LocalFunction(node, self)
 
     def run_Expr(self, node: ast.Expr) -> None:
-        self.eval(node.value)
+        value = self.eval(node.value)
+        function = node.value.func if isinstance(node.value, ast.Call) else None
+        # A method in place, such as `out.add_(other)`, changes what the name stands for.
+        if isinstance(function, ast.Attribute) and re.search(r"[a-z]_$", function.attr) and isinstance(value, Value):
+            self.assign(function.value, value)
 
     def run_Assign(self, node: ast.Assign) -> None:
         value = self.eval(node.value)
@@ -419,6 +425,10 @@ class _Frame:
             self.scope[target.id] = value
         elif isinstance(target, (ast.Tuple, ast.List)):
             self.assign_several(target.elts, value)
+        elif isinstance(target, ast.Subscript) and isinstance(target.value, ast.Name):
+            whole = self.scope.get(target.value.id)
+            if isinstance(whole, Value) and (parts := _values([value])):
+                self.scope[target.value.id] = Value("other", (whole, *parts))
 
     def assign_several(self, targets: Sequence[ast.expr], value: Any) -> None:
         for index, element in enumerate(targets):
@@ -468,6 +478,8 @@ class _Frame:
     def eval_Subscript(self, node: ast.Subscript) -> Any:
         base, index = self.eval(node.value), self.eval(node.slice)
         if isinstance(base, Value):
+            if base.made_by == "module" and index == 0:
+                return Value("same", (base,), FIRST)
             return Value("same", (base,), SLICED if _is_part(node.slice) else "")
         if isinstance(base, _Record) and isinstance(index, (int, slice)):
             base = tuple(base.values())
@@ -767,7 +779,7 @@ def _item(value: Any, index: int) -> Any:
     if items is not None:
         return items[index] if index < len(items) else UNKNOWN
     if isinstance(value, Value):
-        return Value("same", (value,)) if index == 0 else Value("other", (value,))
+        return Value("same", (value,), FIRST) if index == 0 else Value("other", (value,))
     return UNKNOWN
 
 

@@ -11,7 +11,7 @@ from torch import nn
 from .dataflow import Graph, Value, read
 from .hints import apply_hints
 from .parts import Anatomy, Layer, Sublayer, Tap, Tower
-from .sublayers import ATTENTION_NAME, find_sublayers, is_norm
+from .sublayers import ATTENTION_NAME, Reading, find_sublayers, is_norm
 
 
 def anatomy(model: nn.Module) -> Anatomy:
@@ -27,13 +27,14 @@ def anatomy(model: nn.Module) -> Anatomy:
     Returns:
         The anatomy, with `missing` saying what could not be found. All paths start at `model`.
     """
-    stacks = [stack for stack in _stacks(model, "") if any(sublayers for _, sublayers in stack)]
+    stacks = [stack for stack in _stacks(model, "") if any(reading.sublayers for _, reading in stack)]
     towers: list[Tower] = []
     index = 0
     for stack, embeddings in zip(stacks, _embeddings(model, stacks), strict=True):
         layers = []
-        for path, sublayers in stack:
-            layers.append(Layer(path, index, index, tuple(_rooted(s, path) for s in sublayers)))
+        for path, reading in stack:
+            unread = tuple(f"{path}.{name}" for name in reading.unread)
+            layers.append(Layer(path, index, index, tuple(_rooted(s, path) for s in reading.sublayers), unread))
             index += 1
         path = _tower_path(stack[0][0])
         size = _size(layers)
@@ -42,34 +43,36 @@ def anatomy(model: nn.Module) -> Anatomy:
     return apply_hints(found, model)
 
 
-_Stack = list[tuple[str, list[Sublayer]]]
+_Stack = list[tuple[str, Reading]]
 
 
-def _stacks(module: nn.Module, prefix: str) -> Iterator[_Stack]:
+def _stacks(module: nn.Module, path: str) -> Iterator[_Stack]:
     """The outermost lists of modules whose items are layers. A list of stages or of groups is looked into."""
-    for name, child in module.named_children():
-        path = f"{prefix}.{name}" if prefix else name
-        if not isinstance(child, (nn.ModuleList, nn.Sequential)) or len(child) == 0:
-            yield from _stacks(child, path)
-            continue
-        # A layer may hold a list of its own sublayers (T5), and a stage a list of layers (Swin, ALBERT's groups):
-        # the innermost list whose items have both attention and feed-forward is the stack.
-        items = [(f"{path}.{i}", item) for i, item in enumerate(child)]
-        inner = [stack for p, item in items for stack in _stacks(item, p)]
-        if any(_is_complete(sublayers) for stack in inner for _, sublayers in stack):
-            yield [layer for stack in inner for layer in stack]
-        elif any(_has_attention(item) for _, item in items) and isinstance(child, nn.ModuleList):
-            yield [(p, find_sublayers(item)) for p, item in items]
-        else:
-            yield from inner
+    children = [(f"{path}.{name}" if path else name, child) for name, child in module.named_children()]
+    # A layer may hold a list of its own sublayers (T5), and a stage a list of layers (Swin, ALBERT's groups):
+    # the innermost list whose items have both attention and feed-forward is the stack.
+    inner = [stack for child_path, child in children for stack in _stacks(child, child_path)]
+    if not isinstance(module, (nn.ModuleList, nn.Sequential)):
+        yield from inner
+    elif any(_is_complete(reading) for stack in inner for _, reading in stack) or _holds_lists(module):
+        joined = [layer for stack in inner for layer in stack]
+        yield from [joined] if joined else []
+    elif isinstance(module, nn.ModuleList) and any(_has_attention(child) for _, child in children):
+        yield [(child_path, find_sublayers(child)) for child_path, child in children]
+    else:
+        yield from inner
+
+
+def _holds_lists(module: nn.Module) -> bool:
+    return all(isinstance(child, (nn.ModuleList, nn.Sequential)) for child in module.children())
 
 
 def _has_attention(module: nn.Module) -> bool:
     return any(ATTENTION_NAME.search(type(m).__name__) for m in module.modules())
 
 
-def _is_complete(sublayers: list[Sublayer]) -> bool:
-    return {"attention", "ffn"} <= {s.kind for s in sublayers}
+def _is_complete(reading: Reading) -> bool:
+    return {"attention", "ffn"} <= {s.kind for s in reading.sublayers}
 
 
 def _rooted(sublayer: Sublayer, path: str) -> Sublayer:

@@ -82,6 +82,7 @@ class Sublayer:
         location: Which switch of a bottleneck configuration governs it.
         projections: Role (`q`, `k`, `v`, `qkv`, `kv`, `o`, `up`, `gate`, `down`, `experts`, `router`) to paths.
         size: Hidden size D of x.
+        performed_by: The class of the module that performs it, to be named in messages.
         upstream_residual: What AdapterHub's adapters took for r, where that is not r: the sum of these (`hints.py`).
         upstream_norm: What they took for the norm, likewise.
         upstream_swaps: Whether they took x for r, and r for x.
@@ -98,6 +99,7 @@ class Sublayer:
     location: str
     projections: dict[str, tuple[str, ...]]
     size: int
+    performed_by: str = ""
     upstream_residual: tuple[Tap, ...] | None = None
     upstream_norm: str | None = None
     upstream_swaps: bool = False
@@ -116,7 +118,8 @@ class Sublayer:
             residual = own_residual if is_own else self.upstream_residual or ()
             norm = self.upstream_norm or self.norm
             follows = norm is not None and not self.norm_on_branch and self.upstream_norm is None
-            return Site(self.output, residual, norm, follows, self.upstream_residual == () and not is_parallel, self.upstream_swaps)
+            ignores = self.upstream_residual == () and not is_parallel
+            return Site(self.output, residual, norm, follows, ignores, self.upstream_swaps)
         if self.norm_on_branch and self.norm is not None:
             return Site(Tap(self.norm), own_residual, None, False)
         return Site(self.output, own_residual, self.norm, self.norm is not None)
@@ -131,8 +134,6 @@ class Sublayer:
             lacks += [] if "o" in found else ["output projection"]
         if self.kind == "ffn":
             lacks += [f"{r} projection" for r in ("up", "down") if r not in found and "experts" not in found]
-        if self.kind == "mixer":
-            lacks += ["attention (it is a state-space, convolution or other mixer)"]
         lacks += [] if self.residual else ["residual"]
         lacks += [] if self.norm or self.pre_norm else ["norm"]
         return lacks
@@ -147,21 +148,43 @@ class Layer:
         index: Its number, counted over all towers.
         number: Its number for configurations (`leave_out`, `reduction_factor`): the same, unless `hints.py` says so.
         sublayers: Its branches, in order of execution.
+        unread: Modules with matrices that are on none of its branches.
     """
 
     path: str
     index: int
     number: int
     sublayers: tuple[Sublayer, ...]
+    unread: tuple[str, ...] = ()
 
     @property
-    def missing(self) -> list[str]:
-        """What could not be found, in words."""
-        kinds = {s.kind for s in self.sublayers}
+    def has_attention(self) -> bool:
+        """Whether it attends, to its own tokens or to those of an encoder."""
+        return any(s.kind in ("attention", "cross_attention") for s in self.sublayers)
+
+    @property
+    def has_ffn(self) -> bool:
+        """Whether it has a feed-forward sublayer."""
+        return any(s.kind == "ffn" for s in self.sublayers)
+
+    def missing(self, others_attend: bool, others_feed_forward: bool) -> list[str]:
+        """What could not be found, in words.
+
+        A layer all of whose matrices were read lacks nothing: it is made to hold one sublayer only, if there are layers
+        that hold the other.
+
+        Args:
+            others_attend: Whether there is attention in the model.
+            others_feed_forward: Whether there is a feed-forward sublayer in the model.
+        """
         lacks = [f"{s.kind}: {what}" for s in self.sublayers for what in s.missing]
-        if not kinds & {"attention", "cross_attention", "mixer"}:
+        mixers = [s.performed_by for s in self.sublayers if s.kind == "mixer"]
+        if mixers and not self.has_attention:
+            lacks.append(f"state-space, convolution or other mixer ({', '.join(mixers)}) instead of attention")
+        is_read = bool(self.sublayers) and not self.unread
+        if not mixers and not self.has_attention and not (is_read and others_attend):
             lacks.append("attention")
-        if "ffn" not in kinds:
+        if not self.has_ffn and not (is_read and others_feed_forward):
             lacks.append("feed-forward sublayer")
         return lacks
 
@@ -236,12 +259,16 @@ class Anatomy:
     def missing(self) -> list[str]:
         """What could not be found, in words; empty if the model was found whole."""
         if not self.layers:
-            return [*self.notes, "a stack of layers"]
+            return list(self.notes) or ["layers with attention"]
+        attend = any(layer.has_attention for layer in self.layers)
+        feed_forward = any(layer.has_ffn for layer in self.layers)
         lacks: dict[str, list[int]] = {}
         for layer in self.layers:
-            for what in layer.missing:
+            for what in dict.fromkeys(layer.missing(attend, feed_forward)):
                 lacks.setdefault(what, []).append(layer.index)
-        return [f"{what} (layers {', '.join(map(str, layers))})" for what, layers in lacks.items()]
+        return [
+            f"layer{'s' if len(layers) > 1 else ''} {', '.join(map(str, layers))}: {what}" for what, layers in lacks.items()
+        ]
 
     @property
     def is_whole(self) -> bool:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 from torch import nn
 
-from .dataflow import SCALED, Graph, Value, read
+from .dataflow import FIRST, RESHAPED, SCALED, SLICED, Graph, Value, read
 from .parts import CONTAINERS, LOCATIONS, Kind, Sublayer, Tap
 
-ATTENTION_NAME = re.compile(r"attn|attention", re.IGNORECASE)
+ATTENTION_NAME = re.compile(r"attn|attention|(?-i:MLA)", re.IGNORECASE)
+_FFN_NAME = re.compile(r"MLP|FFN|FeedForward|MoE|Moe")
 # By parts of class names as they are written; "SSM" must not be found in SeedOssMLP.
 _MIXER_NAME = re.compile(
     r"Mamba|Mixer|SSM|Rwkv|Recurrent|LSTM|LRU|Delta(?:Net|Attention)|Lightning|LinearAttention|Fourier|Retention"
@@ -22,18 +23,23 @@ _NORM_NAME = re.compile(r"norm|^ln_|_ln$|layer_?ln", re.IGNORECASE)
 
 # Role of a projection by the last part of its name. The names are those of every family of transformers 5.
 _ROLE_NAMES: dict[str, str] = {
-    "q": r"q|wq|query|q_?lin|q_?proj|query_?proj|q_b_proj|to_q|q_attn|query_linear|linear_q|self_attn_q|q_up_proj|queries",
-    "k": r"k|wk|key|k_?lin|k_?proj|key_?proj|to_k|key_linear|linear_k|k_b_proj|keys|k_up_proj",
-    "v": r"v|wv|value|v_?lin|v_?proj|value_?proj|to_v|value_linear|linear_v|v_b_proj|values|v_up_proj",
-    "qkv": r"qkv|wqkv|c_attn|qkv_proj|query_key_value|in_proj|w_pack|att_proj|query_key_value_proj|mixed_qkv",
-    "kv": r"kv_b_proj|kv|kv_proj|key_value|c_kv|kv_up_proj",
+    "q": r"q|wq|query|q_?lin|q_?proj|query_?proj|q_b_proj|to_q|q_attn|query_linear|linear_q|self_attn_q|q_up_proj"
+    r"|queries|q_head|q_gate_proj",
+    "k": r"k|wk|key|k_?lin|k_?proj|key_?proj|to_k|key_linear|linear_k|k_b_proj|keys|k_up_proj|k_head",
+    "v": r"v|wv|value|v_?lin|v_?proj|value_?proj|to_v|value_linear|linear_v|v_b_proj|values|v_up_proj"
+    r"|v_head|v_proj_current|v_proj_delayed",
+    "qkv": r"qkv|wqkv|c_attn|qkv_proj|query_key_value|in_proj|w_pack|att_proj|query_key_value_proj|mixed_qkv"
+    r"|queries_keys_values",
+    "kv": r"kv_b_proj|kv|kv_proj|key_value|c_kv|kv_up_proj|to_kv|keys_values",
     "o": r"o|wo|o_?proj|out_?proj|out_?lin|c_proj|dense|output_?proj|out|to_out|proj|output|attn_out|projection"
-    r"|out_project|proj_out|linear_out|o_b_proj",
+    r"|out_project|proj_out|linear_out|o_b_proj|post_proj",
 }
 _ROLES = [(role, re.compile(rf"(?:{pattern})", re.IGNORECASE)) for role, pattern in _ROLE_NAMES.items()]
 _GATE_NAME = re.compile(r"gate|w1$|wi_0$|linear_v|fc_gate", re.IGNORECASE)
-_ROUTER_NAME = re.compile(r"router|^gate$|classifier", re.IGNORECASE)
+_ROUTER_NAME = re.compile(r"router|(^|\.)gate$|classifier|expert_gate$", re.IGNORECASE)
 _EXPERTS_NAME = re.compile(r"expert", re.IGNORECASE)
+# Modules that choose which tokens are attended to: their queries and keys are not those of attention.
+_CHOOSER_NAME = re.compile(r"indexer", re.IGNORECASE)
 
 
 def is_norm(module: nn.Module, path: str) -> bool:
@@ -48,13 +54,36 @@ def is_weighted(module: nn.Module) -> bool:
     return any(p.ndim >= 2 for p in module.parameters())
 
 
-def find_sublayers(layer: nn.Module) -> list[Sublayer]:
-    """The sublayers of one layer, in order of execution; paths are relative to the layer.
+@dataclass(frozen=True)
+class Reading:
+    """What was read of one layer.
 
-    >>> [s.kind for s in find_sublayers(bert.encoder.layer[0])]
+    Args:
+        sublayers: Its branches, in order of execution.
+        unread: Modules with matrices that are on none of these branches.
+    """
+
+    sublayers: tuple[Sublayer, ...]
+    unread: tuple[str, ...] = ()
+
+
+def find_sublayers(layer: nn.Module) -> Reading:
+    """The sublayers of one layer; paths are relative to the layer.
+
+    >>> [s.kind for s in find_sublayers(bert.encoder.layer[0]).sublayers]
     ['attention', 'ffn']
     """
-    return list(_Finder(layer, read(layer)).find())
+    finder = _Finder(layer, read(layer))
+    return Reading(tuple(finder.find()), finder.unread())
+
+
+@dataclass(frozen=True)
+class _Branch:
+    """A sublayer with where it is in the graph. Without a residual, r is what enters its first module."""
+
+    x: Value
+    r: Value
+    sublayer: Sublayer
 
 
 class _Finder:
@@ -65,11 +94,11 @@ class _Finder:
         self.reach: dict[Value, frozenset[Value]] = {}
         self.consumers = self._consumers()
         self.residual_additions: set[Value] = set()
+        self.branches: list[_Branch] = []
 
     def find(self) -> Iterator[Sublayer]:
-        """Every branch that is added back to what it came from."""
+        """Every branch that is added back to what it came from, then those of which the sum could not be read."""
         claimed: set[Value] = set()
-        found: list[Sublayer] = []
         for addition in self.graph.additions:
             for x, r in self.residual_branches(addition):
                 if x in claimed:
@@ -78,13 +107,39 @@ class _Finder:
                 self.residual_additions.add(addition)
                 sublayer = self.describe(addition, x, r)
                 if sublayer is not None:
-                    found.append(sublayer)
+                    self.branches.append(_Branch(x, r, sublayer))
+        self.branches = [branch for branch in self.branches if not self.is_inside_attention(branch)]
+        self.branches.extend(self.branches_without_sum())
+        order = {call: n for n, call in enumerate(self.graph.calls)}
+        self.branches.sort(key=lambda branch: min(order[call] for call in self.segment(branch.x, branch.r)))
+        found = [branch.sublayer for branch in self.branches]
         # Where cross-attention is performed by the class that performs self-attention (BERT's decoders), upstream
         # knows only one kind of place, and both follow `mh_adapter`.
         owners = {type(self.modules[s.host]) for s in found if s.kind == "attention" and s.host}
         for sublayer in found:
-            shared = sublayer.kind == "cross_attention" and sublayer.host and type(self.modules[sublayer.host]) in owners
+            is_cross = sublayer.kind == "cross_attention" and sublayer.host
+            shared = is_cross and type(self.modules[sublayer.host]) in owners
             yield replace(sublayer, location=LOCATIONS["attention"]) if shared else sublayer
+
+    def unread(self) -> tuple[str, ...]:
+        """Modules with matrices of their own that are on no branch."""
+        read_paths = {call.name for branch in self.branches for call in self.segment(branch.x, branch.r)}
+        return tuple(
+            path
+            for path, module in self.modules.items()
+            if any(p.ndim >= 2 for p in module.parameters(recurse=False))
+            and not any(path == known or path.startswith(f"{known}.") for known in read_paths)
+        )
+
+    def is_inside_attention(self, branch: _Branch) -> bool:
+        """Whether a branch only helps to compute another's queries, keys or values (Zaya's convolutions)."""
+        return any(
+            branch.x in self.ancestors(outer.x)
+            and branch.r not in self.ancestors(outer.r) | {outer.r}
+            and branch.x not in self.ancestors(outer.r) | {outer.r}
+            for outer in self.branches
+            if outer is not branch and outer.sublayer.kind in ("attention", "cross_attention") and branch.sublayer.missing
+        )
 
     # -- which additions are residual ----------------------------------------------------------------------------
 
@@ -110,17 +165,18 @@ class _Finder:
                 return
         # Parallel blocks: attention and feed-forward read the same r, and the sum is nested in either order.
         terms = [*self.terms(left, through_residuals=True), *self.terms(right, through_residuals=True)]
-        for r in terms:
-            for x in terms:
-                if x is not r and (source := self.source_in(r, x)) is not None:
-                    yield x, source
+        for x in terms:
+            sources = [self.source_in(r, x) for r in (*terms, *self.partial_sums(addition)) if r is not x]
+            known = [source for source in sources if source is not None]
+            if known:  # what x reads is the latest of the sums that it was made from
+                yield x, max(known, key=lambda source: len(self.ancestors(source)))
 
     def source_in(self, r: Value, x: Value) -> Value | None:
         """r, seen through reshapes, if x was made from it by modules with weights."""
         while True:
             if r in self.ancestors(x) and self.segment(x, r):
                 return r
-            if r.made_by != "same":
+            if r.made_by != "same" or r.name == SLICED:  # x may have been made from another part
                 return None
             r = r.sources[0]
 
@@ -134,6 +190,15 @@ class _Finder:
         if is_sum and (through_residuals or not self.graph.outputs_of.get(value)):
             return [term for source in value.sources for term in self.terms(source, through_residuals)]
         return [value]
+
+    def partial_sums(self, addition: Value) -> Iterator[Value]:
+        """The residual sums that a sum is nested of."""
+        for value in addition.sources:
+            while value.made_by == "same" and len(value.sources) == 1:
+                value = value.sources[0]
+            if value.made_by == "add":
+                yield from [value] if value in self.residual_additions else []
+                yield from self.partial_sums(value)
 
     def leads_to_sum(self, value: Value) -> bool:
         """Whether a value is a sum behind a dropout or a reshape."""
@@ -169,7 +234,7 @@ class _Finder:
             return None
         norm = branch_norm or self.norm_after(addition)
         kind = self.kind_of(segment, r)
-        pre_norms = [c.name for c in self.consuming_calls(r) if self.is_norm(c)]
+        pre_norm = self.norm_before(r)
         host = self.graph.performed_in[addition]
         return Sublayer(
             kind=kind,
@@ -177,54 +242,152 @@ class _Finder:
             residual=self.residual_tap(r, x),
             norm=norm,
             norm_on_branch=branch_norm is not None,
-            pre_norm=pre_norms[0] if pre_norms else None,
+            pre_norm=pre_norm if pre_norm or norm or not self.is_norm(r) else r.name,
             host=host,
             container="adapters" if host else CONTAINERS[kind],
             location=LOCATIONS[kind],
             projections=self.projections(kind, segment, r),
-            size=self.size_of(segment),
+            size=self.size_of(segment, norm or pre_norm),
+            performed_by=self.performer(segment),
         )
+
+    def branches_without_sum(self) -> Iterator[_Branch]:
+        """Attention and feed-forward modules whose output goes into something else than a sum with what they read.
+
+        That may be a mixture of several streams (hyper-connections), or source that could not be read. What they are
+        made of, and their output, are known all the same.
+        """
+        read_calls = {call for branch in self.branches for call in self.segment(branch.x, branch.r)}
+        for value, places in self.graph.outputs_of.items():
+            for path, index in reversed(places):  # the outermost first
+                kind = self.kind_by_name(path)
+                calls = [c for c in self.graph.calls if c.name.startswith(f"{path}.")]
+                weighted = [c for c in calls if is_weighted(self.modules[c.name])]
+                if kind is None or index or not weighted or read_calls & set(weighted):
+                    continue
+                if not calls[0].sources or not self.ends_in_weights(value, path) or self.is_channels_first(value):
+                    continue
+                if any(self.counts[c.name] > 1 for c in weighted):
+                    continue
+                read_calls.update(weighted)
+                yield _Branch(value, calls[0].sources[0], self.describe_alone(kind, path, index, weighted))
+                break
+
+    def kind_by_name(self, path: str) -> Kind | None:
+        name = self.graph.composites[path]
+        if _MIXER_NAME.search(name):
+            return None
+        return "attention" if ATTENTION_NAME.search(name) else "ffn" if _FFN_NAME.search(name) else None
+
+    def ends_in_weights(self, value: Value, path: str) -> bool:
+        """Whether a value is what matrices of a module have made: no norm, no residual comes after them."""
+        if value.made_by == "module":
+            is_inside = value.name.startswith(f"{path}.")
+            if is_weighted(self.modules[value.name]):
+                return is_inside
+            return is_inside and not self.is_norm(value) and self.ends_in_weights(value.sources[0], path)
+        if value.made_by in ("same", "add"):
+            return all(self.ends_in_weights(source, path) for source in value.sources)
+        return False
+
+    def describe_alone(self, kind: Kind, path: str, index: int | None, calls: list[Value]) -> Sublayer:
+        entry = calls[0].sources[0]
+        pre_norm = entry.name if self.is_norm(entry) else None
+        return Sublayer(
+            kind=kind,
+            output=Tap(path, "output", index),
+            residual=None,
+            norm=None,
+            norm_on_branch=False,
+            pre_norm=pre_norm,
+            host=path,
+            container="adapters",
+            location=LOCATIONS[kind],
+            projections=self.projections(kind, calls, entry),
+            size=self.size_of(calls, None),
+            performed_by=self.graph.composites[path],
+        )
+
+    def performer(self, segment: list[Value]) -> str:
+        """The class of the innermost module that all of a branch is in; else that of its first matrix."""
+        shared = [
+            path
+            for path in self.graph.composites
+            if path and all(c.name.startswith(f"{path}.") or self.is_norm(c) for c in segment)
+        ]
+        if shared:
+            return self.graph.composites[max(shared, key=len)]
+        heavy = [c for c in segment if not self.is_norm(c)] or segment
+        return type(self.modules[heavy[0].name]).__name__
+
+    def norm_before(self, r: Value) -> str | None:
+        return next((c.name for c in self.consuming_calls(r) if self.is_norm(c)), None)
 
     def is_norm(self, call: Value) -> bool:
         return call.made_by == "module" and is_norm(self.modules[call.name], call.name)
 
     def output_tap(self, x: Value) -> tuple[Tap | None, str | None]:
         """The last module before the addition that can be hooked, and the norm on the branch after it, if any."""
-        norm: str | None = None
+        norm: Value | None = None
         shared: str | None = None  # a module that the layer calls several times, e.g. one dropout for all sublayers
-        is_scaled = False
-        while True:
+        is_scaled = is_first = False
+        while not self.is_channels_first(x):
             if self.is_norm(x) and norm is None and len(x.sources) == 1:
-                norm, x = x.name, x.sources[0]
+                norm, x = x, x.sources[0]
                 continue
-            tap = self.tap_of(x)
+            tap = self.tap_of(x, 0 if is_first else None)
             if tap is not None:
                 # Behind a scaling by a bare parameter (LayerScale) only the shared module sees x as it is added.
                 is_hidden = is_scaled and shared is not None
-                return (Tap(shared, armed_by=tap.path) if is_hidden and shared else tap), norm
+                return (Tap(shared, armed_by=tap.path) if is_hidden and shared else tap), norm.name if norm else None
             weighted = x.made_by == "module" and is_weighted(self.modules[x.name])
-            if x.made_by in ("input", "add") or weighted or not x.sources:
-                return None, norm
+            if x.made_by in ("input", "add", "other") or weighted or not x.sources:
+                break
             if x.made_by == "module" and shared is None and not is_scaled:
                 shared = x.name
             is_scaled = is_scaled or x.name == SCALED
+            is_first = x.name == FIRST
             x = x.sources[0]
+        # What comes before the norm cannot be hooked, or is in another order: the norm gives x.
+        return (self.tap_of(norm) if norm is not None else None), None
 
-    def tap_of(self, x: Value) -> Tap | None:
-        """A module whose output is just this value, in one call per layer."""
+    def tap_of(self, x: Value, index: int | None = None) -> Tap | None:
+        """A module whose output (or its element) is just this value, in one call per layer."""
         if x.made_by == "module" and self.counts[x.name] == 1:
-            return Tap(x.name)
-        for path, index in self.graph.outputs_of.get(x, ()):
-            return Tap(path, "output", index)
+            return Tap(x.name, "output", index)
+        for path, place in self.graph.outputs_of.get(x, ()):
+            return Tap(path, "output", place)
         return None
 
+    def is_channels_first(self, x: Value) -> bool:
+        """Whether x is what a convolution returns, (B, D, ...), while adapters act on the last dimension."""
+        while x.made_by == "same" and x.name != RESHAPED:
+            x = x.sources[0]
+        if x.made_by != "module" or not x.sources:
+            return False
+        module = self.modules[x.name]
+        if is_weighted(module):
+            return isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d))
+        return self.is_channels_first(x.sources[0])
+
     def residual_tap(self, r: Value, x: Value) -> Tap | None:
-        """Where r can be seen: at a module that reads it on this branch, or at the one that makes it."""
-        on_branch = self.ancestors(x) | {x}
-        for call in self.consuming_calls(r):
-            if call in on_branch and self.counts[call.name] == 1:
-                return Tap(call.name, "input")
-        return self.tap_of(r)
+        """Where r can be seen as it is: at a module of this branch that reads it, or at the one that makes it."""
+        on_branch = {c.name for c in self.graph.calls if c in self.ancestors(x) or c is x}
+        leaves = [path for path, value in self.graph.inputs if value is r and path in on_branch]
+        composites = [path for path, value in self.graph.inputs if value is r and path in self.graph.composites]
+        for path in (*leaves, *composites):
+            called = [c for c in self.graph.calls if c.name == path or c.name.startswith(f"{path}.")]
+            if called and all(self.counts[c.name] == 1 and c.name in on_branch for c in called):
+                return Tap(path, "input")
+        return self.tap_of(r) or self.cast_tap(r, on_branch)
+
+    def cast_tap(self, r: Value, on_branch: set[str]) -> Tap | None:
+        """A module that reads a cast of r."""
+        casts = {c for c in self.consumers.get(r, ()) if c.made_by == "same" and not c.name and len(c.sources) == 1}
+        for path, value in self.graph.inputs:
+            if value in casts and path in on_branch and self.counts[path] == 1:
+                return Tap(path, "input")
+        return None
 
     def consuming_calls(self, r: Value) -> list[Value]:
         """Calls that read r first, also through reshapes and casts."""
@@ -272,13 +435,12 @@ class _Finder:
             return self.attention_projections(paths, segment, r)
         roles: dict[str, tuple[str, ...]] = {}
         experts = [p for p in paths if _is_expert(p, self.modules[p])]
-        routers = [p for p in paths if _ROUTER_NAME.search(p.rpartition(".")[2]) and p not in experts and len(paths) > 2]
+        routers = [p for p in paths if _ROUTER_NAME.search(p) and p not in experts and len(paths) > 2]
         if experts:
             roles["experts"] = tuple(experts)
         if experts and routers:
             roles["router"] = tuple(routers)
-            paths = [p for p in paths if p not in routers]
-        dense = [p for p in paths if p not in experts]
+        dense = [p for p in paths if p not in experts and not (experts and p in routers)]
         first = [c.name for c in segment if c.name in dense and self.is_first(c, r)]
         if len(dense) > 1:
             roles["down"] = (dense[-1],)
@@ -289,6 +451,7 @@ class _Finder:
 
     def attention_projections(self, paths: list[str], segment: list[Value], r: Value) -> dict[str, tuple[str, ...]]:
         roles: dict[str, tuple[str, ...]] = {}
+        paths = [p for p in paths if not _CHOOSER_NAME.search(p) and not _ROUTER_NAME.search(p)]
         for path in paths:
             if isinstance(self.modules[path], nn.MultiheadAttention):  # one module that holds all projections
                 return {"qkv": (path,), "o": (f"{path}.out_proj",)}
@@ -299,22 +462,26 @@ class _Finder:
             roles["o"] = roles["o"][-1:]
         elif paths and paths[-1] not in {p for found in roles.values() for p in found}:
             roles["o"] = (paths[-1],)
+        named = {p for found in roles.values() for p in found}
+        first = list(dict.fromkeys(c.name for c in segment if c.name in paths and self.is_first(c, r)))
         if not {"q", "k", "v", "qkv", "kv"} & roles.keys():
-            first = list(dict.fromkeys(c.name for c in segment if c.name in paths and self.is_first(c, r)))
             names = {1: ("qkv",), 2: ("q", "kv"), 3: ("q", "k", "v")}.get(len(first), ())
             roles.update({role: (path,) for role, path in zip(names, first, strict=True)} if names else {})
+        elif "kv" in roles and "q" not in roles and len(rest := [p for p in first if p not in named]) == 1:
+            roles["q"] = (rest[0],)
         return roles
 
     def is_first(self, call: Value, r: Value) -> bool:
         """Whether no other module with weights lies between r and this call."""
-        return all(
-            c is call or c not in self.ancestors(call) or self.is_norm(c) for c in self.segment(call, r)
-        )
+        return all(c is call or c not in self.ancestors(call) or self.is_norm(c) for c in self.segment(call, r))
 
-    def size_of(self, segment: list[Value]) -> int:
-        """Hidden size D: the output size of the last projection."""
+    def size_of(self, segment: Sequence[Value], norm: str | None) -> int:
+        """Hidden size D: that of the block's norm, else the output size of the last projection."""
+        vectors = [p for p in self.modules[norm].parameters() if p.ndim == 1] if norm is not None else []
+        if vectors:
+            return int(vectors[0].shape[0])
         for call in reversed(segment):
-            size = output_size(self.modules[call.name])
+            size = None if _ROUTER_NAME.search(call.name) else output_size(self.modules[call.name])
             if size:
                 return size
         return 0
@@ -330,9 +497,9 @@ def output_size(module: nn.Module) -> int | None:
     if isinstance(module, nn.MultiheadAttention):
         return module.embed_dim
     if isinstance(out := module.__dict__.get("out_features", module.__dict__.get("nf")), int):
-        return out
+        return int(out)
     if isinstance(hidden := module.__dict__.get("hidden_dim", module.__dict__.get("hidden_size")), int):
-        return hidden
+        return int(hidden)
     for name, parameter in module.named_parameters():
         if parameter.ndim == 3 and "down" in name:
             return int(parameter.shape[1])

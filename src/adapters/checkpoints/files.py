@@ -26,7 +26,7 @@ class AdapterFileError(ValueError):
 
 
 def atomically(path: Path, write: Callable[[Path], None]) -> None:
-    """Write a file so that at every moment the old or the new one is there whole, whatever happens.
+    """Write a file so that at every moment the old or the new one is there whole, also if the process is killed.
 
     Args:
         path: The file.
@@ -37,8 +37,6 @@ def atomically(path: Path, write: Callable[[Path], None]) -> None:
     temporary = Path(name)
     try:
         write(temporary)
-        with temporary.open("rb") as written:
-            os.fsync(written.fileno())
         temporary.chmod(0o644)
         os.replace(temporary, path)
     finally:
@@ -77,7 +75,12 @@ def write_tensors(folder: Path, names: tuple[str, str], tensors: Mapping[str, Te
         tensors: The tensors by name. Two names may share one tensor.
         use_safetensors: Which format.
     """
-    detached = {key: tensor.detach().cpu().contiguous().clone() for key, tensor in tensors.items()}
+    detached: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    for key, tensor in tensors.items():
+        plain = tensor.detach().cpu().contiguous()
+        detached[key] = plain.clone() if plain.data_ptr() in seen else plain  # safetensors refuses shared memory
+        seen.add(plain.data_ptr())
     empty = [key for key, tensor in detached.items() if tensor.is_meta or tensor.numel() == 0]
     if empty:
         raise AdapterFileError(

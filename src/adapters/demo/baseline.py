@@ -48,10 +48,10 @@ def trained_head(untrained: nn.Module, vectors: Tensor, labels: Tensor) -> nn.Mo
     optimizer = torch.optim.AdamW(head.parameters(), lr=_LEARNING_RATE)
     scheduler = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, total_iters=_EPOCHS)
     for _ in range(_EPOCHS):
-        for rows in torch.randperm(len(labels)).split(_BATCH_SIZE):
+        for rows in torch.split(torch.randperm(len(labels)), _BATCH_SIZE):
             loss = nn.functional.cross_entropy(head(vectors[rows]), labels[rows])
             optimizer.zero_grad()
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
         scheduler.step()
     return head.eval()

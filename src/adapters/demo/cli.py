@@ -32,7 +32,7 @@ def main(
     ),
     epochs: Annotated[int, typer.Option(min=1, help="Rounds over the training texts.")] = training.EPOCHS,
     seed: Annotated[int, typer.Option(help="Seed of initial weights, dropout and the order of texts.")] = 0,
-    quick: Annotated[bool, typer.Option("--quick", help="A tiny run that shows every part, and learns little.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="A tiny run that shows every part; learns little.")] = False,
 ) -> None:
     """Train an adapter on the docstrings of the standard library, save it, and load it in a new process."""
     started = time.perf_counter()
@@ -42,7 +42,7 @@ def main(
 
     data = split(harvest())
     if quick:
-        data, epochs = Split(data.train[:160], data.test[:80]), 1
+        data, epochs = Split(data.train[::20], data.test[::20]), 1
     encoder = load_plain_model()
     parameters = sum(p.numel() for p in encoder.parameters())
     print_header(console, model_folder().parent.name, parameters, data)
@@ -59,7 +59,7 @@ def main(
     model.save_adapter(str(output / ADAPTER_FOLDER), training.ADAPTER)
     write_test_set(output, data.test, logits)
     trained = Result(
-        "adapter + head",
+        "adapter",
         accuracy(logits, test_texts.labels),
         training.count_trainable(model),
         size_on_disk(output / ADAPTER_FOLDER),
@@ -96,14 +96,14 @@ def _measure_baselines(encoder: Any, head: nn.Module, train: Texts, test: Texts,
         seconds = encoding + time.perf_counter() - clock
         with torch.no_grad():
             share = accuracy(trained(test_vectors), test.labels)
-        file = output / f"{name.replace(' ', '-').replace(',', '')}.safetensors"
+        file = output / f"{name.replace(', ', '-').replace(' ', '-')}-head.safetensors"
         save_file(trained.state_dict(), file)
         return Result(name, share, training.count_trainable(trained), size_on_disk(file), seconds)
 
     return [
         majority,
-        measure("frozen, first token + head", of_train.first, of_test.first),
-        measure("frozen, mean + head", of_train.mean, of_test.mean),
+        measure("frozen, first token", of_train.first, of_test.first),
+        measure("frozen, mean of all", of_train.mean, of_test.mean),
     ]
 
 

@@ -47,14 +47,17 @@ def model_folder() -> Path:
 
 def load_plain_model() -> Any:
     """The encoder as it came, without any adapter."""
-    logging.disable_progress_bar()
-    return AutoModel.from_pretrained(model_folder(), local_files_only=True).eval()
+    return _load(AutoModel).eval()
 
 
 def load_adapter_model() -> Any:
     """The same encoder, ready to be given adapters and heads."""
-    logging.disable_progress_bar()
-    return AutoAdapterModel.from_pretrained(model_folder(), local_files_only=True)
+    return _load(AutoAdapterModel)
+
+
+def _load(auto_class: Any) -> Any:
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    return auto_class.from_pretrained(model_folder(), local_files_only=True)
 
 
 def tokenize(texts: Sequence[str]) -> list[Tensor]:

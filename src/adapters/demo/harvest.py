@@ -82,7 +82,8 @@ def split(examples: list[Example], test_fold: int = _TEST_FOLD) -> Split:
 
     The side follows from a hash of the name, so it is the same on every machine and with every version of Python.
     """
-    train, test = [], []
+    train: list[Example] = []
+    test: list[Example] = []
     for example in examples:
         (test if _stable_hash(example.package) % _FOLDS == test_fold else train).append(example)
     return Split(train, test)

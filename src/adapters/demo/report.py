@@ -34,9 +34,9 @@ class Result:
 def print_header(console: Console, model: str, parameters: int, data: Split) -> None:
     """What will happen, with which model and which data."""
     console.print("[bold]Reading docstrings: what kind of code does this text document?[/]")
-    console.print(f"model  {model}, {parameters:,} parameters, from its folder on this disk")
-    console.print("text   first paragraphs of docstrings in this Python's standard library, divided by package:")
-    console.print(f"       train {_packages(data.train)}; test {_packages(data.test)}\n")
+    console.print(f"model   {model}, {parameters:,} parameters, from a folder on this disk")
+    console.print("text    first paragraphs of docstrings in Python's standard library, by package:")
+    console.print(f"        train {_packages(data.train)}\n        test  {_packages(data.test)}")
     table = Table(box=SIMPLE_HEAD, show_footer=True)
     table.add_column("label", "all")
     table.add_column("the docstring belongs to")

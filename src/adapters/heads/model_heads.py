@@ -74,8 +74,20 @@ def holds_flexible_head(folder: Path) -> bool:
 
 def static_head_parameters(model: nn.Module, base: nn.Module) -> dict[str, Tensor]:
     """The parameters and buffers of a model outside its base model, without those tied to the base model's."""
-    inside = {id(p) for p in base.parameters()} | {id(b) for b in base.buffers()}
-    return {name: t for name, t in model.state_dict(keep_vars=True).items() if id(t) not in inside}
+    outside = _outside(model, base, "")
+    inside = {id(p) for p in base.parameters()} | {id(b) for b in base.buffers()} if outside else set()
+    return {name: tensor for name, tensor in outside.items() if id(tensor) not in inside}
+
+
+def _outside(module: nn.Module, base: nn.Module, prefix: str) -> dict[str, Tensor]:
+    """The state of a module without that of the base model in it, which is not walked: it may hold many adapters."""
+    if module is base:
+        return {}
+    found: dict[str, Tensor] = {}
+    module._save_to_state_dict(found, prefix, keep_vars=True)
+    for name, child in module.named_children():
+        found |= _outside(child, base, f"{prefix}{name}.")
+    return found
 
 
 def save_static_head(model: nn.Module, base: nn.Module, folder: Path, facts: Mapping[str, Any],

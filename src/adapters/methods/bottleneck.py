@@ -18,7 +18,7 @@ from ..configuration import BnConfig
 from .base import Placement
 from .hypercomplex import HypercomplexLinear, SharedParameters, rule_parameters, weight_parameters
 from .invertible import COUPLINGS
-from .layers import Activation, drop_rows, initialise, seeded
+from .layers import Activation, Projection, drop_rows, seeded
 
 
 class Bottleneck(nn.Module):
@@ -50,10 +50,14 @@ class Bottleneck(nn.Module):
         elif config.scaling == "channel":
             self.scaling = nn.Parameter(torch.ones(size))
         if config.use_gating:
-            self.gate = nn.Linear(size, 1)
-            initialise(self.gate, "bert")
+            self.gate = Projection(size, 1, "bert")
         self.config = config
-        self.fixed_scaling = float(config.scaling) if not isinstance(config.scaling, str) else None
+        self._is_scaled = bool(config.scaling != 1.0 or config.dropout or config.stochastic_depth or config.use_gating)
+        # On small models the calls of five modules cost as much as what they compute, so `project` calls the functions.
+        # A tuple keeps the two layers from being named a second time; their parameters can be exchanged.
+        is_plain = not (config.phm_layer or config.ln_before)
+        self._linears = (down, self.adapter_up) if is_plain else None
+        self._activation = self.adapter_down[-1].f.forward
         self.increments_norm = (
             not config.is_parallel
             and config.original_ln_before
@@ -67,12 +71,21 @@ class Bottleneck(nn.Module):
 
     def project(self, h: Tensor) -> Tensor:
         """f(h): down, activation, up, scaling, dropout, gate. Shape: (B, T, D) to (B, T, D)."""
-        y = self.adapter_up(self.adapter_down(h))
-        if self.fixed_scaling is None:
-            y = y * self.scaling
-        elif self.fixed_scaling != 1.0:
-            y = y * self.fixed_scaling
+        if self._linears is None:
+            y = self.adapter_up(self.adapter_down(h))
+        else:
+            down, up = self._linears[0]._parameters, self._linears[1]._parameters
+            y = nn.functional.linear(h, down["weight"], down["bias"])  # type: ignore[arg-type]
+            y = nn.functional.linear(self._activation(y), up["weight"], up["bias"])  # type: ignore[arg-type]
+        return self._scaled(h, y) if self._is_scaled else y
+
+    def _scaled(self, h: Tensor, y: Tensor) -> Tensor:
+        """What is done to the output y of the two layers. Shapes: (B, T, D), (B, T, D) to (B, T, D)."""
         config = self.config
+        if isinstance(config.scaling, str):
+            y = y * self.scaling
+        elif config.scaling != 1.0:
+            y = y * config.scaling
         if self.training and config.dropout:
             y = nn.functional.dropout(y, config.dropout)
         if self.training and config.stochastic_depth:
@@ -192,9 +205,7 @@ def _projection(
         if config.init_weights == "mam_adapter" and position == "up":
             layer.set_to_zero()
         return layer
-    linear = nn.Linear(in_features, out_features)
-    initialise(linear, config.init_weights, is_last=position == "up")
-    return linear
+    return Projection(in_features, out_features, config.init_weights, is_last=position == "up")
 
 
 def _shared_parameters(config: BnConfig, size: int, layer: int) -> SharedParameters:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from copy import deepcopy
 
 import torch
 from torch import Tensor, nn
@@ -51,72 +50,74 @@ class HypercomplexLinear(nn.Module):
                 f"phm_dim={n} must divide both sizes of a hypercomplex layer, here {in_features} and {out_features}; "
                 "choose another phm_dim or reduction_factor."
             )
-        # The layer that owns a shared parameter is the adapter; a tuple hides it from this module's own parameters.
-        self._shared = (shared,)
-        self._prefix = f"W_{position}"
-        self._built: tuple[tuple[tuple[int, int], ...], Tensor] | None = None
-        if not (shared and "phm_rule" in shared) and not (shared and "phm_rule_left" in shared):
+        rule = {"phm_rule", "phm_rule_left", "phm_rule_right"}
+        weight = {f"W_{position}{part}" for part in ("", "_left", "_right")}
+        names = set(shared) if shared is not None else set()
+        if not names & rule:
             for name, parameter in rule_parameters(config):
                 self.register_parameter(name, parameter)
-        if not (shared and any(key.startswith(self._prefix) for key in shared)):
+        if not names & weight:
             for name, parameter in weight_parameters(config, in_features, out_features):
                 self.register_parameter(f"W{name}", parameter)
         self.b = nn.Parameter(torch.zeros(out_features)) if config.phm_bias else None
-
-    def _find(self, own: str, shared: str) -> Tensor | None:
-        """A parameter of the layer, or the one of that name that is shared."""
-        if own in self._parameters:
-            return self._parameters[own]
-        (parameters,) = self._shared
-        return parameters[shared] if parameters is not None and shared in parameters else None
-
-    def _factors(self) -> tuple[Tensor, ...]:
-        names = [("phm_rule", "phm_rule"), ("phm_rule_left", "phm_rule_left"), ("phm_rule_right", "phm_rule_right")]
-        names += [(f"W{part}", f"{self._prefix}{part}") for part in ("", "_left", "_right")]
-        return tuple(p for own, shared in names if (p := self._find(own, shared)) is not None)
+        # Where each factor is: a module, and the name it has there. Looked up at every call, because parameters can be
+        # exchanged; found here once, because names cost time.
+        own = self._parameters
+        of_layers = sorted(names)
+        self._own_rule = tuple(n for n in own if n in rule)
+        self._own_weight = tuple(n for n in own if n.startswith("W"))
+        self._shared_rule = tuple(n for n in of_layers if n in rule)
+        self._shared_weight = tuple(n for n in of_layers if n in weight)
+        self._shared = (shared,)  # a tuple, because the parameters belong to the adapter and not to this layer
+        self._built: tuple[list[tuple[int, int]], Tensor] | None = None
 
     def weight(self) -> Tensor:
-        """H. Shape: (F, G). Built once while it cannot get a gradient, and again when a parameter has changed."""
-        factors = self._factors()
-        if torch.is_grad_enabled() or torch.compiler.is_compiling():
-            return self._build()
-        key = tuple((id(p), p._version) for p in factors)
-        if self._built is None or self._built[0] != key:
-            self._built = (key, self._build())
+        """H, transposed. Shape: (G, F). Built once while it cannot get a gradient, and again when a factor changed."""
+        rule, weight = self._factors()
+        if torch.is_grad_enabled() or torch.compiler.is_compiling() or self.training:
+            return _kronecker_sum(_product(rule), _product(weight))
+        # The address tells of a move to another device or type of numbers, the version of a change in place.
+        state = [(p.data_ptr(), p._version) for p in (*rule, *weight)]  # type: ignore[union-attr]
+        if self._built is None or self._built[0] != state:
+            self._built = (state, _kronecker_sum(_product(rule), _product(weight)))
         return self._built[1]
 
-    def _build(self) -> Tensor:
-        rule = self._find("phm_rule", "phm_rule")
-        if rule is None:
-            left, right = self._find("phm_rule_left", "phm_rule_left"), self._find("phm_rule_right", "phm_rule_right")
-            assert left is not None and right is not None
-            rule = left @ right
-        weight = self._find("W", self._prefix)
-        if weight is None:
-            left, right = (self._find(f"W_{side}", f"{self._prefix}_{side}") for side in ("left", "right"))
-            assert left is not None and right is not None
-            weight = left @ right
-        n, (_, rows, columns) = rule.shape[0], weight.shape
-        return torch.einsum("iab,icd->acbd", rule, weight).reshape(n * rows, n * columns)
+    def _factors(self) -> tuple[list[Tensor | None], list[Tensor | None]]:
+        """The factors of rule and weight, left one first: the layer's own, or else the shared ones."""
+        own, (shared,) = self._parameters, self._shared
+        of_layers = shared._parameters if shared is not None else own
+        return (
+            [own[n] for n in self._own_rule] or [of_layers[n] for n in self._shared_rule],
+            [own[n] for n in self._own_weight] or [of_layers[n] for n in self._shared_weight],
+        )
 
     def set_to_zero(self) -> None:
         """Make a new layer give zero, by its last own or shared factor, so that it can still be trained."""
-        weight = self._find("W_right", f"{self._prefix}_right")
-        weight = self._find("W", self._prefix) if weight is None else weight
-        assert weight is not None
+        factor = self._factors()[1][-1]
+        assert factor is not None
         with torch.no_grad():
-            weight.zero_()
+            factor.zero_()
 
     def forward(self, x: Tensor) -> Tensor:
         """Shape: (..., F) to (..., G)."""
-        y = torch.matmul(x, self.weight())
-        return y if self.b is None else y + self.b
+        return nn.functional.linear(x, self.weight(), self.b)
 
-    def __deepcopy__(self, memo: dict[int, object]) -> HypercomplexLinear:
-        copy = self.__class__.__new__(self.__class__)
-        memo[id(self)] = copy
-        copy.__dict__.update({k: None if k == "_built" else deepcopy(v, memo) for k, v in self.__dict__.items()})
-        return copy
+    def __getstate__(self) -> dict[str, object]:
+        """Copies and pickles build their own weight."""
+        return {**self.__dict__, "_built": None}
+
+
+def _product(factors: list[Tensor | None]) -> Tensor:
+    """A parameter (n, a, b), or the product of its two factors (n, a, k) and (n, k, b)."""
+    left, right = factors[0], factors[-1]
+    assert left is not None and right is not None
+    return left if len(factors) == 1 else left @ right
+
+
+def _kronecker_sum(rule: Tensor, weight: Tensor) -> Tensor:
+    """(Σᵢ Aᵢ ⊗ Wᵢ)ᵀ. Shapes: (n, n, n), (n, F/n, G/n) to (G, F)."""
+    n, rows, columns = weight.shape
+    return torch.einsum("iab,icd->bdac", rule, weight).reshape(n * columns, n * rows)
 
 
 def rule_parameters(config: BnConfig) -> Iterator[tuple[str, nn.Parameter]]:

@@ -10,7 +10,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from .layers import Activation, initialise
+from .layers import Activation, Projection
 
 
 class Invertible(Protocol):
@@ -97,7 +97,6 @@ def _half(size: int) -> int:
 
 def _subnet(in_features: int, out_features: int, non_linearity: str, reduction_factor: float) -> nn.Sequential:
     inner = max(1, int(in_features // reduction_factor))
-    down, up = nn.Linear(in_features, inner), nn.Linear(inner, out_features)
-    for linear in (down, up):
-        initialise(linear, "bert")
-    return nn.Sequential(down, Activation(non_linearity), up)
+    return nn.Sequential(
+        Projection(in_features, inner, "bert"), Activation(non_linearity), Projection(inner, out_features, "bert")
+    )

@@ -27,25 +27,36 @@ class Activation(nn.Module):
         return self.f(x)  # type: ignore[no-any-return]
 
 
-def initialise(linear: nn.Linear, kind: str, is_last: bool = False) -> None:
-    """Set the weights of a new linear layer; biases become zero.
+class Projection(nn.Linear):
+    """A linear layer with the initial weights of adapters, and its bias at zero.
+
+    >>> Projection(768, 48, "bert")(torch.zeros(1, 16, 768)).shape
+    torch.Size([1, 16, 48])
 
     Args:
-        linear: The layer.
+        in_features: Size of the inputs.
+        out_features: Size of the outputs.
         kind: `bert` (N(0, 0.02)), `houlsby` (N(0, 0.01) cut at two deviations) or `mam_adapter` (Kaiming uniform, and
             zero for the last layer, so that the adapter starts as the identity).
         is_last: Whether the layer is the last of its adapter.
     """
-    if kind == "houlsby":
-        nn.init.trunc_normal_(linear.weight, std=0.01, a=-0.02, b=0.02)
-    elif kind == "mam_adapter" and is_last:
-        nn.init.zeros_(linear.weight)
-    elif kind == "mam_adapter":
-        nn.init.kaiming_uniform_(linear.weight, a=math.sqrt(5))
-    else:
-        nn.init.normal_(linear.weight, std=0.02)
-    if linear.bias is not None:
-        nn.init.zeros_(linear.bias)
+
+    def __init__(self, in_features: int, out_features: int, kind: str, is_last: bool = False) -> None:
+        self.kind = kind
+        self.is_last = is_last
+        super().__init__(in_features, out_features)
+
+    def reset_parameters(self) -> None:
+        """Draw the initial weights. torch calls this in the constructor, in the place of its own drawing."""
+        if self.kind == "houlsby":
+            nn.init.trunc_normal_(self.weight, std=0.01, a=-0.02, b=0.02)
+        elif self.kind == "mam_adapter" and self.is_last:
+            nn.init.zeros_(self.weight)
+        elif self.kind == "mam_adapter":
+            nn.init.kaiming_uniform_(self.weight, a=math.sqrt(5))
+        else:
+            nn.init.normal_(self.weight, std=0.02)
+        nn.init.zeros_(self.bias)
 
 
 @contextlib.contextmanager
