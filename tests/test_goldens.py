@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import SHARED
 from safetensors.torch import load_file
 
 from adapters.checkpoints.keys import matched
+from conftest import SHARED
 
 METHODS = {
     "adapter_plus",
@@ -48,8 +48,8 @@ def _is_ours(case: dict[str, Any]) -> bool:
 
 
 def _is_stack(setup: Any) -> bool:
-    return setup is None or isinstance(setup, str) or (
-        setup["type"] == "Stack" and all(map(_is_stack, setup["children"]))
+    return (
+        setup is None or isinstance(setup, str) or (setup["type"] == "Stack" and all(map(_is_stack, setup["children"])))
     )
 
 

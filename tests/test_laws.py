@@ -6,11 +6,11 @@ import copy
 import pickle
 from concurrent.futures import ThreadPoolExecutor
 
-import models
 import pytest
 import torch
 
 import adapters
+import models
 from adapters import AdapterConfig, AdapterSetup, Stack
 
 PRESETS = [

@@ -95,9 +95,19 @@ _PUBLIC: dict[str, tuple[str, ...]] = {
     "model": ("AdapterType", "ModelAdaptersMixin", "detach", "init", "load_model"),
 }
 _MODULE_OF = {name: module for module, names in _PUBLIC.items() for name in names}
-_SUBMODULES = ("anatomy", "checkpoints", "composition", "configuration", "context", "heads", "methods", "model", "runtime")
+_SUBMODULES = (
+    "anatomy",
+    "checkpoints",
+    "composition",
+    "configuration",
+    "context",
+    "heads",
+    "methods",
+    "model",
+    "runtime",
+)
 
-__all__ = ["__version__", *_MODULE_OF]  # noqa: PLE0604
+__all__ = ["__version__", *_MODULE_OF]
 
 
 def __getattr__(name: str) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import inspect
 from pathlib import Path
 from typing import Any, cast
@@ -15,6 +14,18 @@ from transformers.models.auto.modeling_auto import (
 )
 
 from .heads.flexible import ModelWithFlexibleHeadsAdaptersMixin
+
+_HUB_ARGUMENTS = (
+    "cache_dir",
+    "code_revision",
+    "force_download",
+    "local_files_only",
+    "proxies",
+    "revision",
+    "subfolder",
+    "token",
+    "trust_remote_code",
+)
 
 
 class AutoAdapterModel:
@@ -40,9 +51,7 @@ class AutoAdapterModel:
         """
         config = kwargs.pop("config", None)
         if config is None:
-            names = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
-            names += ("trust_remote_code", "code_revision", "proxies")
-            found = {name: kwargs[name] for name in names if name in kwargs}
+            found = {name: kwargs[name] for name in _HUB_ARGUMENTS if name in kwargs}
             config = AutoConfig.from_pretrained(pretrained_model_name_or_path, **found)
         model_class = adapter_model_class(type(config))
         return cast(Any, model_class).from_pretrained(
@@ -60,7 +69,6 @@ class AutoAdapterModel:
         return cast(Any, adapter_model_class(type(config)))._from_config(config, **kwargs)
 
 
-@functools.cache
 def adapter_model_class(config_class: type) -> type[ModelWithFlexibleHeadsAdaptersMixin]:
     """The class of models with flexible heads for a configuration.
 
@@ -70,10 +78,21 @@ def adapter_model_class(config_class: type) -> type[ModelWithFlexibleHeadsAdapte
     Raises:
         ValueError: transformers has no base model for this configuration.
     """
+    if config_class not in _CLASSES:
+        _CLASSES[config_class] = _made_class(config_class)
+    return _CLASSES[config_class]
+
+
+_CLASSES: dict[type, type[ModelWithFlexibleHeadsAdaptersMixin]] = {}
+
+
+def _made_class(config_class: type) -> type[ModelWithFlexibleHeadsAdaptersMixin]:
     if config_class not in MODEL_MAPPING:
-        raise ValueError(f"transformers has no base model for {config_class.__name__}; use adapters.init on your model.")
-    base_class = MODEL_MAPPING[config_class]
-    base_class = base_class[0] if isinstance(base_class, tuple) else base_class
+        raise ValueError(
+            f"transformers has no base model for {config_class.__name__}; use adapters.init on your model."
+        )
+    mapped: Any = MODEL_MAPPING[config_class]
+    base_class: type[PreTrainedModel] = mapped[0] if isinstance(mapped, tuple) else mapped
     parent = next(c for c in base_class.__mro__[1:] if issubclass(c, PreTrainedModel))
     model_type = config_class.model_type  # type: ignore[attr-defined]
     is_causal = model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and model_type not in MODEL_FOR_MASKED_LM_MAPPING_NAMES
@@ -93,7 +112,7 @@ def adapter_model_class(config_class: type) -> type[ModelWithFlexibleHeadsAdapte
 
 
 def _forward_with_signature_of(base_class: type[PreTrainedModel]) -> Any:
-    """A `forward` that shows the arguments of the base model, by which the Trainer chooses the columns of a data set."""
+    """A `forward` that shows the arguments of the base model: by them the Trainer chooses columns of a data set."""
 
     def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
         return ModelWithFlexibleHeadsAdaptersMixin.forward(self, *args, **kwargs)

@@ -39,7 +39,7 @@ class AdapterCompositionBlock(Sequence["Setup"]):
         return iter(self.children)
 
     def __eq__(self, other: object) -> bool:
-        return type(self) is type(other) and self.to_dict() == other.to_dict()  # type: ignore[attr-defined]
+        return type(self) is type(other) and self.to_dict() == other.to_dict()
 
     def __hash__(self) -> int:
         return hash(repr(self))
@@ -189,7 +189,7 @@ BLOCKS: dict[str, type[AdapterCompositionBlock]] = {
     block.__name__: block for block in (Stack, Fuse, Split, BatchSplit, Parallel, MultiTask, Average)
 }
 
-SetupLike: TypeAlias = Union[Setup, Sequence[Any], None]
+SetupLike: TypeAlias = Setup | Sequence[Any] | None
 
 
 def parse_composition(

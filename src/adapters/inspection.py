@@ -107,7 +107,7 @@ def main() -> None:
     parser.add_argument("--config", help="a configuration, e.g. 'seq_bn[reduction_factor=8]'")
     arguments = parser.parse_args()
     with torch.device("meta"):
-        model = AutoModel.from_config(AutoConfig.from_pretrained(arguments.model))
+        model = AutoModel.from_config(AutoConfig.from_pretrained(arguments.model))  # type: ignore[no-untyped-call]
     with torch.device("cpu"):
         print(inspect(model, arguments.config))
 

@@ -29,7 +29,7 @@ from .runtime.hooks import ReplayedCheckpoint
 from .summary import Row, summary_rows, summary_table
 
 if TYPE_CHECKING:
-    from typing_extensions import Self
+    pass
 
 from . import __version__ as VERSION
 
@@ -63,6 +63,7 @@ def _without_adapter_type(method: Method) -> Method:
 class ModelAdaptersMixin(nn.Module):
     """The methods that a model gets from `adapters.init`, or by being an `AutoAdapterModel`."""
 
+    config: Any
     _adapter_registry: AdapterRegistry
     _adapter_interface: AdapterModelInterface | None
 
@@ -166,7 +167,7 @@ class ModelAdaptersMixin(nn.Module):
         for name in setup.flatten():
             registry.set_trainable(name, True)
         if train_embeddings:
-            self.get_input_embeddings().requires_grad_(True)
+            cast(PreTrainedModel, self).get_input_embeddings().requires_grad_(True)
         self.set_active_adapters(setup)
 
     def freeze_model(self, freeze: bool = True) -> None:
@@ -218,9 +219,7 @@ class ModelAdaptersMixin(nn.Module):
         rows = summary_rows(self._adapter_registry)
         return rows if as_dict else summary_table(rows)
 
-    def adapter_to(
-        self, name: str, device: torch.device | str | None = None, dtype: torch.dtype | None = None
-    ) -> None:
+    def adapter_to(self, name: str, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> None:
         """Move an adapter to a device, or to another type of numbers.
 
         Raises:
@@ -264,7 +263,9 @@ class ModelAdaptersMixin(nn.Module):
         _refuse_loaders(custom_weights_loaders)
         folder = _folder(save_directory)
         adapter = self._adapter_registry[adapter_name]
-        native.save(adapter, folder, self._adapter_registry.base_path, {**self._facts(), **(meta_dict or {})}, use_safetensors)
+        native.save(
+            adapter, folder, self._adapter_registry.base_path, {**self._facts(), **(meta_dict or {})}, use_safetensors
+        )
         if with_head:
             self._save_head_of(adapter_name, folder, use_safetensors)
 
@@ -405,9 +406,7 @@ class ModelAdaptersMixin(nn.Module):
         """Called by transformers to switch checkpointing on and off; see `ReplayedCheckpoint`."""
         function = gradient_checkpointing_func or torch.utils.checkpoint.checkpoint
         replayed = ReplayedCheckpoint(function, self._adapter_registry.table)
-        cast(Any, super())._set_gradient_checkpointing(
-            enable=enable, gradient_checkpointing_func=replayed, **kwargs
-        )
+        cast(Any, super())._set_gradient_checkpointing(enable=enable, gradient_checkpointing_func=replayed, **kwargs)
 
     # -- details ----------------------------------------------------------------------------------------------------
 
@@ -442,10 +441,14 @@ def adapted_class(own_class: type[nn.Module]) -> type[nn.Module]:
     """
     if issubclass(own_class, ModelAdaptersMixin):
         return own_class
-    return _adapted_class(own_class)
+    if own_class not in _ADAPTED_CLASSES:
+        _ADAPTED_CLASSES[own_class] = _adapted_class(own_class)
+    return _ADAPTED_CLASSES[own_class]
 
 
-@functools.cache
+_ADAPTED_CLASSES: dict[type[nn.Module], type[nn.Module]] = {}
+
+
 def _adapted_class(own_class: type[nn.Module]) -> type[nn.Module]:
     names = {key: getattr(own_class, key) for key in ("__module__", "__qualname__", "__doc__")}
     return type(own_class.__name__, (ModelAdaptersMixin, own_class), names)
@@ -460,7 +463,7 @@ def _own_class(adapted: type[nn.Module]) -> type[nn.Module]:
 
 def _restore(own_class: type[nn.Module]) -> nn.Module:
     adapted = adapted_class(own_class)
-    return cast(nn.Module, adapted.__new__(adapted))
+    return adapted.__new__(adapted)
 
 
 def init(
@@ -490,7 +493,9 @@ def init(
     for module in model.modules():  # checkpointing that was switched on before
         function = module.__dict__.get("_gradient_checkpointing_func")
         if function is not None:
-            module._gradient_checkpointing_func = ReplayedCheckpoint(function, cast(Any, model)._adapter_registry.table)
+            module.__dict__["_gradient_checkpointing_func"] = ReplayedCheckpoint(
+                function, cast(Any, model)._adapter_registry.table
+            )
     for name in adapters_config or ():
         cast(Any, model).add_adapter(name, adapters_config.get(name))  # type: ignore[union-attr]
 
@@ -502,7 +507,8 @@ def setup_registry(model: nn.Module, interface: AdapterModelInterface | None = N
         base = model.get_submodule(interface.base_model)
     parts = anatomy(base) if interface is None else anatomy_from_interface(base, interface)
     base_path = next(name for name, module in model.named_modules() if module is base)
-    output_embeddings = model.get_output_embeddings() if isinstance(model, PreTrainedModel) and model is not base else None
+    outside = model is not base and isinstance(model, PreTrainedModel)
+    output_embeddings = cast(Any, model).get_output_embeddings() if outside else None
     model._adapter_registry = AdapterRegistry(base, parts, base_path, output_embeddings)  # type: ignore[assignment]
     model._adapter_interface = interface  # type: ignore[assignment]
 
@@ -521,9 +527,9 @@ def detach(model: nn.Module) -> None:
     for module in model.modules():
         function = module.__dict__.get("_gradient_checkpointing_func")
         if isinstance(function, ReplayedCheckpoint) and function.table is registry.table:
-            module._gradient_checkpointing_func = function.checkpoint  # type: ignore[assignment]
+            module.__dict__["_gradient_checkpointing_func"] = function.checkpoint
     del model._adapter_registry, model._adapter_interface
-    model.__class__ = _own_class(type(model))
+    cast(Any, model).__class__ = _own_class(type(model))
 
 
 def load_model(

@@ -128,7 +128,8 @@ class AdapterRegistry:
         """Add a built adapter, with the device and type of numbers of the modules that it is attached to."""
         for placement in adapter.placements:
             host = self.base.get_submodule(placement.host)
-            placement.module.to(**_device_and_dtype(host, self.base))
+            device, dtype = _device_and_dtype(host, self.base)
+            placement.module.to(device=device, dtype=dtype)
             placement.module.train(host.training)
             _container(host, placement.container).attach(adapter.name, placement.module)
         self.adapters[adapter.name] = adapter
@@ -181,9 +182,7 @@ class AdapterRegistry:
         for name in setup.flatten():
             self[name]
 
-    def _steps(
-        self, setup: AdapterCompositionBlock, skip_layers: Sequence[int]
-    ) -> Iterator[tuple[HookPoint, Step]]:
+    def _steps(self, setup: AdapterCompositionBlock, skip_layers: Sequence[int]) -> Iterator[tuple[HookPoint, Step]]:
         names = names_in_order(setup)
         by_sublayer: dict[int, list[Placement]] = {}
         for name in names:
@@ -271,13 +270,9 @@ def _remove(host: nn.Module, path: str, name: str) -> None:
         delattr(parent, parts.pop())
 
 
-def _device_and_dtype(host: nn.Module, base: nn.Module) -> dict[str, torch.device | torch.dtype]:
+def _device_and_dtype(host: nn.Module, base: nn.Module) -> tuple[torch.device | None, torch.dtype | None]:
     """Where the host's numbers are and of which type; quantised ones have the type of the other parameters."""
     own = next(host.parameters(), None)
     floating = next((p for m in (host, base) for p in m.parameters() if p.is_floating_point()), None)
-    found: dict[str, torch.device | torch.dtype] = {}
-    if own is not None or floating is not None:
-        found["device"] = (own if own is not None else floating).device  # type: ignore[union-attr]
-    if floating is not None:
-        found["dtype"] = floating.dtype
-    return found
+    placed = own if own is not None else floating
+    return placed.device if placed is not None else None, floating.dtype if floating is not None else None

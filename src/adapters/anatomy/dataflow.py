@@ -41,9 +41,10 @@ _TRANSPARENT = _RESHAPES | frozenset(
 )
 _SHAPE_ATTRIBUTES = frozenset({"shape", "dtype", "device", "ndim", "is_cuda", "requires_grad"})
 # Ways around the usual one: models called with embeddings instead of tokens, and the second streams that only the
-# pretraining of DeBERTa and XLNet uses.
+# pretraining of DeBERTa and XLNet, and the hybrid layers of Zamba, use.
 _ABSENT_ARGUMENTS = frozenset(
     ("query_states", "output_g", "inputs_embeds", "decoder_inputs_embeds", "encoder_outputs", "target_mapping")
+    + ("transformer_hidden_states",)
 )
 # Layers that take their states three times (Funnel's) are given the same states each time.
 _STATES_THREE_TIMES = ("query", "key", "value")
@@ -160,11 +161,16 @@ def is_leaf(module: nn.Module) -> bool:
     These are torch's own modules, those without children, and experts: a list of modules of which the router's choice
     runs, or matrices of all experts in one parameter (E, D, F).
     """
-    if re.search(r"Experts$", type(module).__name__) or any(p.ndim > 2 for p in module.parameters(recurse=False)):
+    stacked = any(p.ndim > 2 for p in module.parameters(recurse=False))
+    if re.search(r"Experts$", type(module).__name__) or (stacked and not _has_matrices_below(module)):
         return True
     if isinstance(module, (nn.Sequential, nn.ModuleList, nn.ModuleDict)):
         return False
     return type(module).__module__.startswith("torch.nn") or not any(True for _ in module.children())
+
+
+def _has_matrices_below(module: nn.Module) -> bool:
+    return any(p.ndim >= 2 for child in module.children() for p in child.parameters())
 
 
 def _may_add(module: nn.Module, tensors: Sequence[Value]) -> bool:

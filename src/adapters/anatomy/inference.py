@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
@@ -11,7 +12,7 @@ from torch import nn
 from .dataflow import Graph, Value, read
 from .hints import apply_hints
 from .parts import Anatomy, Layer, Sublayer, Tap, Tower
-from .sublayers import ATTENTION_NAME, Reading, find_sublayers, is_norm
+from .sublayers import ATTENTION_NAME, MIXER_NAME, Reading, find_sublayers, is_norm
 
 
 def anatomy(model: nn.Module) -> Anatomy:
@@ -28,13 +29,14 @@ def anatomy(model: nn.Module) -> Anatomy:
         The anatomy, with `missing` saying what could not be found. All paths start at `model`.
     """
     stacks = [stack for stack in _stacks(model, "") if any(reading.sublayers for _, reading in stack)]
+    if not stacks and _has_attention(model):
+        stacks = [stack for stack in [_unrolled(model)] if stack]
     towers: list[Tower] = []
     index = 0
     for stack, embeddings in zip(stacks, _embeddings(model, stacks), strict=True):
         layers = []
         for path, reading in stack:
-            unread = tuple(f"{path}.{name}" for name in reading.unread)
-            layers.append(Layer(path, index, index, tuple(_rooted(s, path) for s in reading.sublayers), unread))
+            layers.append(Layer(path, index, index, reading.sublayers, reading.unread))
             index += 1
         path = _tower_path(stack[0][0])
         size = _size(layers)
@@ -58,9 +60,21 @@ def _stacks(module: nn.Module, path: str) -> Iterator[_Stack]:
         joined = [layer for stack in inner for layer in stack]
         yield from [joined] if joined else []
     elif isinstance(module, nn.ModuleList) and any(_has_attention(child) for _, child in children):
-        yield [(child_path, find_sublayers(child)) for child_path, child in children]
+        yield [(child_path, _rooted(find_sublayers(child), child_path)) for child_path, child in children]
     else:
         yield from inner
+
+
+def _unrolled(model: nn.Module) -> _Stack:
+    """The layers of a model that holds its sublayers in several lists, and loops over them itself (XLM)."""
+    sublayers: dict[str, list[Sublayer]] = {}
+    for sublayer in find_sublayers(model).sublayers:
+        item = re.match(r"(.*?\.(\d+))(\.|$)", sublayer.output.path)
+        if item is not None:
+            # The model performs all the additions: what adapters are attached to is the item.
+            own = replace(sublayer, host=item[1], container="adapters")
+            sublayers.setdefault(item[2], []).append(own)
+    return [(found[0].host, Reading(tuple(found))) for found in sublayers.values()]
 
 
 def _holds_lists(module: nn.Module) -> bool:
@@ -75,9 +89,13 @@ def _is_complete(reading: Reading) -> bool:
     return {"attention", "ffn"} <= {s.kind for s in reading.sublayers}
 
 
-def _rooted(sublayer: Sublayer, path: str) -> Sublayer:
-    """The sublayer with paths that start at the model instead of at its layer."""
+def _rooted(reading: Reading, path: str) -> Reading:
+    """What was read of a layer, with paths that start at the model instead of at the layer."""
+    sublayers = tuple(_rooted_sublayer(sublayer, path) for sublayer in reading.sublayers)
+    return Reading(sublayers, tuple(f"{path}.{name}" for name in reading.unread))
 
+
+def _rooted_sublayer(sublayer: Sublayer, path: str) -> Sublayer:
     def join(inner: str) -> str:
         return f"{path}.{inner}" if inner else path
 
@@ -147,5 +165,14 @@ def _embedding_size(model: nn.Module, tap: Tap | None) -> int | None:
 
 
 def _notes(model: nn.Module) -> tuple[str, ...]:
-    names = {type(m).__name__ for m in model.modules() if "mixer" in type(m).__name__.lower() or "Mamba" in type(m).__name__}
-    return tuple(f"it is built of {name}" for name in sorted(names))
+    """What a model without readable layers is, instead of a Transformer."""
+    own = {type(m).__name__ for m in model.modules() if not type(m).__module__.startswith("torch.")}
+    attention = sorted(name for name in own if ATTENTION_NAME.search(name))
+    if attention:
+        return (f"the residual sums around its attention ({', '.join(attention)})",)
+    mixers = sorted(name for name in own if MIXER_NAME.search(name) and "Norm" not in name)
+    if mixers:
+        return (f"layers with attention: it is built of other mixers ({', '.join(mixers)})",)
+    blocks = sorted(name for name in own if re.search(r"(Layer|Block|Stage)$", name))
+    kind = "a convolution network" if any(isinstance(m, nn.Conv2d) for m in model.modules()) else "no Transformer"
+    return (f"layers with attention: it is {kind} ({', '.join(blocks or sorted(own))})",)

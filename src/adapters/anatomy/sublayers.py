@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -15,7 +16,7 @@ from .parts import CONTAINERS, LOCATIONS, Kind, Sublayer, Tap
 ATTENTION_NAME = re.compile(r"attn|attention|(?-i:MLA)", re.IGNORECASE)
 _FFN_NAME = re.compile(r"MLP|FFN|FeedForward|MoE|Moe")
 # By parts of class names as they are written; "SSM" must not be found in SeedOssMLP.
-_MIXER_NAME = re.compile(
+MIXER_NAME = re.compile(
     r"Mamba|Mixer|SSM|Rwkv|Recurrent|LSTM|LRU|Delta(?:Net|Attention)|Lightning|LinearAttention|Fourier|Retention"
     r"|ShortConv|Hyena|TimeMix"
 )
@@ -93,7 +94,9 @@ class _Finder:
         self.counts = Counter(call.name for call in graph.calls)
         self.reach: dict[Value, frozenset[Value]] = {}
         self.consumers = self._consumers()
+        self.returned = frozenset(_flat(graph.results))
         self.residual_additions: set[Value] = set()
+        self.family = _family(layer)
         self.branches: list[_Branch] = []
 
     def find(self) -> Iterator[Sublayer]:
@@ -123,12 +126,16 @@ class _Finder:
 
     def unread(self) -> tuple[str, ...]:
         """Modules with matrices of their own that are on no branch."""
-        read_paths = {call.name for branch in self.branches for call in self.segment(branch.x, branch.r)}
+        known: set[str] = set()
+        for branch in self.branches:
+            segment = self.segment(branch.x, branch.r)
+            known.update(call.name for call in segment)
+            known.add(self.performer(segment))
         return tuple(
             path
             for path, module in self.modules.items()
             if any(p.ndim >= 2 for p in module.parameters(recurse=False))
-            and not any(path == known or path.startswith(f"{known}.") for known in read_paths)
+            and not any(path == name or path.startswith(f"{name}.") for name in known if name)
         )
 
     def is_inside_attention(self, branch: _Branch) -> bool:
@@ -174,11 +181,18 @@ class _Finder:
     def source_in(self, r: Value, x: Value) -> Value | None:
         """r, seen through reshapes, if x was made from it by modules with weights."""
         while True:
-            if r in self.ancestors(x) and self.segment(x, r):
+            if r in self.ancestors(x) and self.segment(x, r) and not self.crosses_stream(x, r):
                 return r
             if r.made_by != "same" or r.name == SLICED:  # x may have been made from another part
                 return None
             r = r.sources[0]
+
+    def crosses_stream(self, x: Value, r: Value) -> bool:
+        """Whether x comes from another stream that r was added to (reversible layers): then it is not r's branch."""
+        return any(
+            sum_ in self.returned and sum_ in self.ancestors(x) and r in self.ancestors(sum_)
+            for sum_ in self.graph.additions
+        )
 
     def terms(self, value: Value, through_residuals: bool = False) -> list[Value]:
         """The summands of a branch that is itself a sum and that no module returns."""
@@ -248,7 +262,7 @@ class _Finder:
             location=LOCATIONS[kind],
             projections=self.projections(kind, segment, r),
             size=self.size_of(segment, norm or pre_norm),
-            performed_by=self.performer(segment),
+            performed_by=self.class_of(self.performer(segment)),
         )
 
     def branches_without_sum(self) -> Iterator[_Branch]:
@@ -270,14 +284,19 @@ class _Finder:
                 if any(self.counts[c.name] > 1 for c in weighted):
                     continue
                 read_calls.update(weighted)
-                yield _Branch(value, calls[0].sources[0], self.describe_alone(kind, path, index, weighted))
+                tap = self.tap_of(value)
+                if tap is not None:
+                    yield _Branch(value, calls[0].sources[0], self.describe_alone(kind, path, tap, calls))
                 break
 
     def kind_by_name(self, path: str) -> Kind | None:
-        name = self.graph.composites[path]
-        if _MIXER_NAME.search(name):
-            return None
+        name = self.graph.composites.get(path, "")
+        if self.is_mixer(name):
+            return "mixer"
         return "attention" if ATTENTION_NAME.search(name) else "ffn" if _FFN_NAME.search(name) else None
+
+    def is_mixer(self, class_name: str) -> bool:
+        return bool(MIXER_NAME.search(class_name.removeprefix(self.family)))
 
     def ends_in_weights(self, value: Value, path: str) -> bool:
         """Whether a value is what matrices of a module have made: no norm, no residual comes after them."""
@@ -290,12 +309,16 @@ class _Finder:
             return all(self.ends_in_weights(source, path) for source in value.sources)
         return False
 
-    def describe_alone(self, kind: Kind, path: str, index: int | None, calls: list[Value]) -> Sublayer:
+    def describe_alone(self, kind: Kind, path: str, output: Tap, calls: list[Value]) -> Sublayer:
         entry = calls[0].sources[0]
-        pre_norm = entry.name if self.is_norm(entry) else None
+        weighted = [c for c in calls if is_weighted(self.modules[c.name])]
+        maker = entry
+        while maker.made_by == "same":
+            maker = maker.sources[0]
+        pre_norm = next((c.name for c in (maker, calls[0]) if self.is_norm(c)), None)
         return Sublayer(
             kind=kind,
-            output=Tap(path, "output", index),
+            output=output,
             residual=None,
             norm=None,
             norm_on_branch=False,
@@ -303,22 +326,19 @@ class _Finder:
             host=path,
             container="adapters",
             location=LOCATIONS[kind],
-            projections=self.projections(kind, calls, entry),
-            size=self.size_of(calls, None),
-            performed_by=self.graph.composites[path],
+            projections=self.projections(kind, weighted, entry),
+            size=self.size_of(weighted, None),
+            performed_by=self.class_of(path),
         )
 
     def performer(self, segment: list[Value]) -> str:
-        """The class of the innermost module that all of a branch is in; else that of its first matrix."""
-        shared = [
-            path
-            for path in self.graph.composites
-            if path and all(c.name.startswith(f"{path}.") or self.is_norm(c) for c in segment)
-        ]
-        if shared:
-            return self.graph.composites[max(shared, key=len)]
-        heavy = [c for c in segment if not self.is_norm(c)] or segment
-        return type(self.modules[heavy[0].name]).__name__
+        """The innermost module that all of a branch is in; else its first matrix."""
+        heavy = [c.name for c in segment if not self.is_norm(c)] or [segment[0].name]
+        shared = [path for path in self.graph.composites if path and all(p.startswith(f"{path}.") for p in heavy)]
+        return max(shared, key=len) if shared else heavy[0]
+
+    def class_of(self, path: str) -> str:
+        return type(self.modules[path]).__name__
 
     def norm_before(self, r: Value) -> str | None:
         return next((c.name for c in self.consuming_calls(r) if self.is_norm(c)), None)
@@ -376,8 +396,8 @@ class _Finder:
         leaves = [path for path, value in self.graph.inputs if value is r and path in on_branch]
         composites = [path for path, value in self.graph.inputs if value is r and path in self.graph.composites]
         for path in (*leaves, *composites):
-            called = [c for c in self.graph.calls if c.name == path or c.name.startswith(f"{path}.")]
-            if called and all(self.counts[c.name] == 1 and c.name in on_branch for c in called):
+            called = {c.name for c in self.graph.calls if c.name == path or c.name.startswith(f"{path}.")}
+            if called & on_branch and all(self.counts[name] == 1 for name in called):
                 return Tap(path, "input")
         return self.tap_of(r) or self.cast_tap(r, on_branch)
 
@@ -418,7 +438,7 @@ class _Finder:
             for path, name in self.graph.composites.items()
             if path and any(p.startswith(f"{path}.") for p in paths)
         ] + [type(self.modules[p]).__name__ for p in paths]
-        if any(_MIXER_NAME.search(name) for name in classes):
+        if any(map(self.is_mixer, classes)):
             return "mixer"
         names = [*classes, *(part for p in paths for part in p.split(".")[:-1])]
         if any(ATTENTION_NAME.search(name) for name in names) or {"q", "k", "v"} <= {_role(p) for p in paths}:
@@ -505,6 +525,12 @@ def output_size(module: nn.Module) -> int | None:
             return int(parameter.shape[1])
     vectors = [p for p in module.parameters() if p.ndim == 1]
     return int(vectors[-1].shape[0]) if vectors else None
+
+
+def _family(layer: nn.Module) -> str:
+    """What the names of a layer's classes begin with: what RecurrentGemma is called makes its feed-forward no mixer."""
+    file = type(layer).__module__
+    return os.path.commonprefix([type(m).__name__ for m in layer.modules() if type(m).__module__ == file])
 
 
 def _role(path: str) -> str | None:

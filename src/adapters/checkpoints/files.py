@@ -25,7 +25,7 @@ class AdapterFileError(ValueError):
     """A file is not what it should be: missing, torn, or of something else."""
 
 
-def atomically(path: Path, write: Callable[[Path], None]) -> None:
+def atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Write a file so that at every moment the old or the new one is there whole, also if the process is killed.
 
     Args:
@@ -46,7 +46,7 @@ def atomically(path: Path, write: Callable[[Path], None]) -> None:
 def write_json(path: Path, data: Mapping[str, Any]) -> None:
     """Write a JSON file atomically."""
     text = json.dumps(data, indent=2, sort_keys=True)
-    atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8") and None)
+    atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -20,7 +20,10 @@ LEGACY_NAMES: tuple[tuple[str, str], ...] = (
 # Paths of modules that transformers renamed between release 4 and 5, by model type. Its own table of renames names
 # only its own parameters, and adapters were attached to modules between them.
 RENAMED_PATHS: dict[str, tuple[tuple[str, str], ...]] = {
-    "vit": ((r"^encoder\.layer\.(\d+)\.", r"layers.\1."), (r"^(layers\.\d+\.)output\.output_adapters", r"\1output_adapters")),
+    "vit": (
+        (r"^encoder\.layer\.(\d+)\.", r"layers.\1."),
+        (r"^(layers\.\d+\.)output\.output_adapters", r"\1output_adapters"),
+    ),
     "beit": ((r"^encoder\.layer\.(\d+)\.", r"layers.\1."),),
 }
 

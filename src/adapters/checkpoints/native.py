@@ -162,7 +162,9 @@ def _differences(source: str, missing: list[str], unexpected: list[str], misshap
             lines.append(f"{title} ({len(names)}):")
             lines += [f"  {name}" for name in names]
     if missing and all("shared_parameters" in name for name in missing):
-        lines.append("AdapterHub's adapters 1.3 lost shared parameters when it saved plain base models such as BertModel.")
+        lines.append(
+            "AdapterHub's adapters 1.3 lost shared parameters when it saved plain base models such as BertModel."
+        )
     return "\n".join(lines)
 
 

@@ -96,27 +96,33 @@ class BnConfig(AdapterConfig):
     stochastic_depth: float | None = 0.0
 
     def __post_init__(self) -> None:
-        factors = self.reduction_factor.values() if isinstance(self.reduction_factor, Mapping) else [
-            self.reduction_factor
-        ]
+        factors = (
+            self.reduction_factor.values() if isinstance(self.reduction_factor, Mapping) else [self.reduction_factor]
+        )
         _require(all(_is_number(f) and f > 0 for f in factors), self, "reduction_factor", "a number above 0")
         _require(str(self.non_linearity).lower() in _ACTIVATIONS, self, "non_linearity", _choices(_ACTIVATIONS))
         _require(self.init_weights in _INITS, self, "init_weights", _choices(_INITS))
         _require(
-            _is_number(self.scaling) or self.scaling in ("learned", "channel"), self, "scaling",
+            _is_number(self.scaling) or self.scaling in ("learned", "channel"),
+            self,
+            "scaling",
             "a number, 'learned' or 'channel'",
         )
         _require(
             self.residual_before_ln in (True, False, "post_add"), self, "residual_before_ln", "True, False, 'post_add'"
         )
         _require(
-            self.residual_before_ln != "post_add" or self.original_ln_before, self, "residual_before_ln",
+            self.residual_before_ln != "post_add" or self.original_ln_before,
+            self,
+            "residual_before_ln",
             "True or False unless original_ln_before is set",
         )
         _require(self.inv_adapter in (None, "nice", "glow"), self, "inv_adapter", "'nice', 'glow' or None")
         _require(
-            self.inv_adapter is None or _is_number(self.inv_adapter_reduction_factor), self,
-            "inv_adapter_reduction_factor", "a number when inv_adapter is set",
+            self.inv_adapter is None or _is_number(self.inv_adapter_reduction_factor),
+            self,
+            "inv_adapter_reduction_factor",
+            "a number when inv_adapter is set",
         )
         _require(_is_probability(self.dropout), self, "dropout", "a probability in [0, 1)")
         _require(_is_probability(self.stochastic_depth or 0.0), self, "stochastic_depth", "a probability in [0, 1)")

@@ -32,9 +32,7 @@ def _without_empty(value: Any) -> Any:
     return value
 
 
-def get_adapter_config_hash(
-    config: Mapping[str, Any], length: int = 16, ignore_params: Sequence[str] = ()
-) -> str:
+def get_adapter_config_hash(config: Mapping[str, Any], length: int = 16, ignore_params: Sequence[str] = ()) -> str:
     """The hash of a configuration.
 
     >>> get_adapter_config_hash(AdapterConfig.load("seq_bn"))

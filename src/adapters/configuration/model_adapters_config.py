@@ -20,7 +20,7 @@ class ModelAdaptersConfig:
         config_map: Mapping[str, Any] = kwargs.get("config_map", {})
         self._configs: dict[str, AdapterConfig] = {}
         for name, config_id in kwargs.get("adapters", {}).items():
-            self.add(name, config_map[config_id] if config_id in config_map else config_id)
+            self.add(name, config_map.get(config_id, config_id))
 
     @property
     def adapters(self) -> dict[str, str]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from torch import Tensor, nn
-from transformers.utils import ModelOutput
+from transformers.utils.generic import ModelOutput
 
 
 @dataclass(frozen=True)
@@ -56,5 +56,7 @@ def label_map(num_labels: int, id2label: Mapping[int, str] | None) -> dict[str, 
     if id2label is None:
         return {f"LABEL_{i}": i for i in range(num_labels)}
     if sorted(map(int, id2label)) != list(range(num_labels)):
-        raise ValueError(f"id2label numbers {sorted(id2label)}; for num_labels={num_labels} give 0 to {num_labels - 1}.")
+        raise ValueError(
+            f"id2label numbers {sorted(id2label)}; for num_labels={num_labels} give 0 to {num_labels - 1}."
+        )
     return {str(label): int(i) for i, label in id2label.items()}

@@ -33,7 +33,7 @@ class ModelWithFlexibleHeadsAdaptersMixin(ModelAdaptersMixin):
 
     def __init__(self, config: Any) -> None:
         super().__init__(config)
-        setattr(self, self.base_model_prefix, self.base_class(config))
+        setattr(self, cast(str, self.base_model_prefix), self.base_class(config))
         self.heads = AdapterDict()
         self._active_head: str | None = None
         setup_registry(self)
@@ -88,8 +88,10 @@ class ModelWithFlexibleHeadsAdaptersMixin(ModelAdaptersMixin):
     def _add_head(self, name: str, config: Mapping[str, Any], overwrite_ok: bool, set_active: bool) -> None:
         if name in self.heads and not overwrite_ok:
             raise ValueError(f"There is a head named {name!r} already. Choose another name, or pass overwrite_ok=True.")
-        if getattr(self, "config").is_encoder_decoder:
-            raise NotImplementedError(f"Heads of encoder-decoder models such as {type(self).__name__} are not there yet.")
+        if self.config.is_encoder_decoder:
+            raise NotImplementedError(
+                f"Heads of encoder-decoder models such as {type(self).__name__} are not there yet."
+            )
         self._attach_head(name, build_head(name, config, self._hidden_size(), self._head_dropout()), set_active)
 
     def _attach_head(self, name: str, head: nn.Module, set_active: bool) -> None:
@@ -222,8 +224,8 @@ class ModelWithFlexibleHeadsAdaptersMixin(ModelAdaptersMixin):
         return result.to_tuple() if as_tuple else result
 
     def _scaled(self, outputs: Any) -> Any:
-        """T5's tied embeddings expect smaller hidden states; AdapterHub's models give them so, with a head or without."""
-        config = getattr(self, "config")
+        """T5's tied embeddings expect smaller hidden states; AdapterHub's models always give them so."""
+        config = self.config
         if config.model_type not in ("t5", "mt5") or not config.tie_word_embeddings:
             return outputs
         hidden = outputs[0] * config.d_model**-0.5
@@ -236,13 +238,13 @@ class ModelWithFlexibleHeadsAdaptersMixin(ModelAdaptersMixin):
         return self.heads[name]
 
     def _pad_id(self) -> int | None:
-        return cast("int | None", getattr(getattr(self, "config"), "pad_token_id", None))
+        return cast("int | None", getattr(self.config, "pad_token_id", None))
 
     def _hidden_size(self) -> int:
-        return int(getattr(self, "config").get_text_config().hidden_size)
+        return int(self.config.get_text_config().hidden_size)
 
     def _head_dropout(self) -> float:
-        config = getattr(self, "config")
+        config = self.config
         return float(getattr(config, "hidden_dropout_prob", getattr(config, "dropout", 0.0)) or 0.0)
 
 

@@ -37,8 +37,9 @@ def build_head(name: str, config: Mapping[str, Any], size: int, dropout: float) 
     return HEADS[config["head_type"]](name, config, size, dropout)
 
 
-def save_head(head: nn.Module, name: str, config: Mapping[str, Any], folder: Path, facts: Mapping[str, Any],
-              use_safetensors: bool) -> None:
+def save_head(
+    head: nn.Module, name: str, config: Mapping[str, Any], folder: Path, facts: Mapping[str, Any], use_safetensors: bool
+) -> None:
     """Write a head to a folder, in the layout of AdapterHub."""
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {f"heads.{name}.{key}": tensor for key, tensor in head.state_dict().items()}
@@ -46,8 +47,14 @@ def save_head(head: nn.Module, name: str, config: Mapping[str, Any], folder: Pat
     write_json(folder / HEAD_CONFIG, {**facts, "config": dict(config), "name": name})
 
 
-def load_head(folder: Path, name: str | None, size: int, dropout: float, id2label: Mapping[int, str] | None = None,
-              safetensors_only: bool = False) -> tuple[str, nn.Module]:
+def load_head(
+    folder: Path,
+    name: str | None,
+    size: int,
+    dropout: float,
+    id2label: Mapping[int, str] | None = None,
+    safetensors_only: bool = False,
+) -> tuple[str, nn.Module]:
     """Read a head, built and filled but not yet added to a model.
 
     Raises:
@@ -67,8 +74,10 @@ def load_head(folder: Path, name: str | None, size: int, dropout: float, id2labe
 
 def holds_flexible_head(folder: Path) -> bool:
     """Whether a folder has a head that can be added to a model with flexible heads."""
-    return (folder / HEAD_CONFIG).is_file() and has_weights(folder, HEAD_WEIGHTS) and bool(
-        read_json(folder / HEAD_CONFIG).get("config")
+    return (
+        (folder / HEAD_CONFIG).is_file()
+        and has_weights(folder, HEAD_WEIGHTS)
+        and bool(read_json(folder / HEAD_CONFIG).get("config"))
     )
 
 
@@ -90,8 +99,14 @@ def _outside(module: nn.Module, base: nn.Module, prefix: str) -> dict[str, Tenso
     return found
 
 
-def save_static_head(model: nn.Module, base: nn.Module, folder: Path, facts: Mapping[str, Any],
-                     labels: Mapping[str, Any], use_safetensors: bool) -> None:
+def save_static_head(
+    model: nn.Module,
+    base: nn.Module,
+    folder: Path,
+    facts: Mapping[str, Any],
+    labels: Mapping[str, Any],
+    use_safetensors: bool,
+) -> None:
     """Write the head of a static class, if it has parameters of its own."""
     parameters = static_head_parameters(model, base)
     if parameters:

@@ -9,6 +9,7 @@ Shapes: B rows, T tokens, D hidden size, d bottleneck size.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -57,7 +58,7 @@ class Bottleneck(nn.Module):
         # A tuple keeps the two layers from being named a second time; their parameters can be exchanged.
         is_plain = not (config.phm_layer or config.ln_before)
         self._linears = (down, self.adapter_up) if is_plain else None
-        self._activation = self.adapter_down[-1].f.forward
+        self._activation = cast(Activation, self.adapter_down[-1]).f.forward
         self.increments_norm = (
             not config.is_parallel
             and config.original_ln_before
@@ -170,7 +171,9 @@ class BottleneckMethod:
             if not config[sublayer.location] or layer.number in config.leave_out:
                 continue
             if not sublayer.size:
-                raise ValueError(f"The hidden size of {layer.path} is not known; pass an AdapterModelInterface to init.")
+                raise ValueError(
+                    f"The hidden size of {layer.path} is not known; pass an AdapterModelInterface to init."
+                )
             if config.phm_layer and (config.shared_phm_rule or config.shared_W_phm) and shared is None:
                 shared = _shared_parameters(config, sublayer.size, layer.number)
             module = Bottleneck(config, sublayer.size, layer.number, shared)
@@ -183,7 +186,7 @@ class BottleneckMethod:
         tower = anatomy.embedding_tower
         if tower is None:
             raise ValueError(
-                f"No embeddings were found in this {anatomy.model_class} for the invertible adapter of the configuration."
+                f"No embeddings were found in this {anatomy.model_class} for the configuration's invertible adapter."
             )
         coupling = COUPLINGS[config.inv_adapter or "nice"]
         factor = config.inv_adapter_reduction_factor
@@ -219,4 +222,3 @@ def _shared_parameters(config: BnConfig, size: int, layer: int) -> SharedParamet
         for name, parameter in rule_parameters(config):
             shared[name] = parameter
     return shared
-

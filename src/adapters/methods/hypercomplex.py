@@ -74,7 +74,7 @@ class HypercomplexLinear(nn.Module):
     def weight(self) -> Tensor:
         """H, transposed. Shape: (G, F). Built once while it cannot get a gradient, and again when a factor changed."""
         rule, weight = self._factors()
-        if torch.is_grad_enabled() or torch.compiler.is_compiling() or self.training:
+        if torch.is_grad_enabled() or torch.compiler.is_compiling():
             return _kronecker_sum(_product(rule), _product(weight))
         # The address tells of a move to another device or type of numbers, the version of a change in place.
         state = [(p.data_ptr(), p._version) for p in (*rule, *weight)]  # type: ignore[union-attr]
@@ -123,9 +123,11 @@ def _kronecker_sum(rule: Tensor, weight: Tensor) -> Tensor:
 def rule_parameters(config: BnConfig) -> Iterator[tuple[str, nn.Parameter]]:
     """The algebra's rule A (n, n, n), or its two factors (n, n, 1) and (n, 1, n)."""
     n, spread = config.phm_dim, config.phm_init_range or 0.0
-    shapes = {"phm_rule_left": (n, n, 1), "phm_rule_right": (n, 1, n)} if config.factorized_phm_rule else {
-        "phm_rule": (n, n, n)
-    }
+    shapes = (
+        {"phm_rule_left": (n, n, 1), "phm_rule_right": (n, 1, n)}
+        if config.factorized_phm_rule
+        else {"phm_rule": (n, n, n)}
+    )
     for name, shape in shapes.items():
         rule = torch.empty(shape)
         if config.phm_c_init == "uniform":
@@ -139,15 +141,16 @@ def weight_parameters(config: BnConfig, in_features: int, out_features: int) -> 
     """The weights W (n, F/n, G/n), or their two factors of rank k."""
     n, rank = config.phm_dim, config.phm_rank or 1
     rows, columns = in_features // n, out_features // n
-    shapes = {"_left": (n, rows, rank), "_right": (n, rank, columns)} if config.factorized_phm_W else {
-        "": (n, rows, columns)
-    }
+    shapes = (
+        {"_left": (n, rows, rank), "_right": (n, rank, columns)}
+        if config.factorized_phm_W
+        else {"": (n, rows, columns)}
+    )
     for name, shape in shapes.items():
         yield name, nn.Parameter(_initial_weight(config.hypercomplex_nonlinearity or "", shape))
 
 
 def _initial_weight(kind: str, shape: tuple[int, int, int]) -> Tensor:
-    n, rows, columns = shape
     weight = torch.empty(shape)
     if kind == "normal":
         return weight.normal_(std=0.01)

@@ -51,6 +51,9 @@ def invertible_steps(
         if placement.location == "invertible" and tower is not None and tower.embeddings is not None:
             tap = tower.embeddings
             is_input = tap.side == "input"
-            yield (base.get_submodule(tap.path), "before" if is_input else "after"), MapEmbeddings(placement.module, is_input)
+            yield (
+                (base.get_submodule(tap.path), "before" if is_input else "after"),
+                MapEmbeddings(placement.module, is_input),
+            )
             if output_embeddings is not None and anatomy.inverts_at_head:
                 yield (output_embeddings, "before"), InvertInput(placement.module)

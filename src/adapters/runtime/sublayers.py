@@ -127,9 +127,8 @@ class ChangeOutput:
         if self.gate is not None and self.gate.take_if_any() is None:
             return None
         x = output if self.index is None else output[self.index]
-        r = self.residual[0].take() if self.residual else None
-        for summand in self.residual[1:]:
-            r = r + summand.take()
+        summands = [cell.take() for cell in self.residual]
+        r: Any = sum(summands[1:], summands[0]) if summands else None
         if self.is_swapped:
             x, r = r, x
         own = x
@@ -177,7 +176,9 @@ class InSequence:
         return inputs if before else output
 
 
-def sublayer_steps(base: nn.Module, sublayer: Sublayer, maps: Sequence[SublayerMap]) -> Iterator[tuple[HookPoint, Step]]:
+def sublayer_steps(
+    base: nn.Module, sublayer: Sublayer, maps: Sequence[SublayerMap]
+) -> Iterator[tuple[HookPoint, Step]]:
     """The steps that make a sublayer's output go through adapters, one after the other.
 
     Raises:
