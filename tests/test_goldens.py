@@ -29,16 +29,18 @@ METHODS = {
     "seq_bn",
     "seq_bn_inv",
 }
+HEADS = {"classification", "multilabel_classification"}
 KINDS = {"method", "variant", "load_as", "legacy", "composition", "adapterdrop", "cross_class", "context", "generate"}
 
 
 def _cases() -> list[dict[str, Any]]:
-    """The cases of bottleneck adapters: alone, or in a stack."""
+    """The cases of bottleneck adapters, alone or in a stack, and of the heads that there are."""
     manifest = SHARED / "goldens" / "manifest.json"
     if not manifest.is_file():
         return []
     cases = json.loads(manifest.read_text())["cases"]
-    return [c for c in cases if c["method"] in METHODS and c["kind"] in KINDS and _is_ours(c)]
+    bottlenecks = [c for c in cases if c["method"] in METHODS and c["kind"] in KINDS and _is_ours(c)]
+    return bottlenecks + [c for c in cases if c["kind"] == "head" and c.get("head_type") in HEADS]
 
 
 def _is_ours(case: dict[str, Any]) -> bool:
@@ -80,7 +82,7 @@ def test_golden(case: dict[str, Any], replay: Any, shared: Path) -> None:
         model = replay.setup_case(described, str(base), str(folder))
         gradients = replay.grads_of(model, described, str(base), str(folder))
         wanted = json.loads((folder / "grads.json").read_text())
-        if not model.adapters_config.get(next(iter(model.adapters_config))).learn_phm:
+        if not all(model.adapters_config.get(name).learn_phm for name in model.adapters_config):
             # 1.3 trains a rule that `learn_phm=False` fixes; here it stays as it is.
             wanted = {name: value for name, value in wanted.items() if "phm_rule" not in name}
         ours = {name.removeprefix(f"{model.base_model_prefix}."): value for name, value in gradients.items()}

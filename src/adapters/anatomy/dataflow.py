@@ -280,7 +280,9 @@ class _Reader:
         }
         for name in (*names, *(p.arg for p in parameters.kwonlyargs)):
             default = defaults.get(name, UNKNOWN)
-            if arguments_are_inputs and (default is None or default is UNKNOWN) and name not in _ABSENT_ARGUMENTS:
+            if arguments_are_inputs and type(default) is int:  # a length, such as that of BLIP-2's queries
+                default = scope[name] = UNKNOWN
+            elif arguments_are_inputs and (default is None or default is UNKNOWN) and name not in _ABSENT_ARGUMENTS:
                 scope[name] = Value("input", name=name)
             else:
                 scope[name] = default

@@ -70,7 +70,7 @@ def _unrolled(model: nn.Module) -> _Stack:
     sublayers: dict[str, list[Sublayer]] = {}
     for sublayer in find_sublayers(model).sublayers:
         item = re.match(r"(.*?\.(\d+))(\.|$)", sublayer.output.path)
-        if item is not None:
+        if item is not None and not sublayer.host:
             # The model performs all the additions: what adapters are attached to is the item.
             own = replace(sublayer, host=item[1], container="adapters")
             sublayers.setdefault(item[2], []).append(own)

@@ -83,6 +83,7 @@ class Sublayer:
         projections: Role (`q`, `k`, `v`, `qkv`, `kv`, `o`, `up`, `gate`, `down`, `experts`, `router`) to paths.
         size: Hidden size D of x.
         performed_by: The class of the module that performs it, to be named in messages.
+        borrows_keys: Whether its keys and values are those of another layer, by design.
         upstream_residual: What AdapterHub's adapters took for r, where that is not r: the sum of these (`hints.py`).
         upstream_norm: What they took for the norm, likewise.
         upstream_swaps: Whether they took x for r, and r for x.
@@ -100,6 +101,7 @@ class Sublayer:
     projections: dict[str, tuple[str, ...]]
     size: int
     performed_by: str = ""
+    borrows_keys: bool = False
     upstream_residual: tuple[Tap, ...] | None = None
     upstream_norm: str | None = None
     upstream_swaps: bool = False
@@ -129,7 +131,7 @@ class Sublayer:
         """What could not be found, in words."""
         found, lacks = self.projections, []
         if self.kind in ("attention", "cross_attention"):
-            fused = "qkv" in found or ("q" in found and "kv" in found)
+            fused = "qkv" in found or ("q" in found and "kv" in found) or self.borrows_keys
             lacks += [f"{role} projection" for role in ("q", "k", "v") if role not in found and not fused]
             lacks += [] if "o" in found else ["output projection"]
         if self.kind == "ffn":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from torch import nn
@@ -20,6 +20,8 @@ MIXER_NAME = re.compile(
     r"Mamba|Mixer|SSM|Rwkv|Recurrent|LSTM|LRU|Delta(?:Net|Attention)|Lightning|LinearAttention|Fourier|Retention"
     r"|ShortConv|Hyena|TimeMix"
 )
+# RWKV calls its time mixing attention.
+_TIME_MIXER_NAME = re.compile(r"Rwkv\w*Attention")
 _NORM_NAME = re.compile(r"norm|^ln_|_ln$|layer_?ln", re.IGNORECASE)
 
 # Role of a projection by the last part of its name. The names are those of every family of transformers 5.
@@ -84,6 +86,7 @@ class _Branch:
 
     x: Value
     r: Value
+    segment: tuple[Value, ...]
     sublayer: Sublayer
 
 
@@ -110,11 +113,11 @@ class _Finder:
                 self.residual_additions.add(addition)
                 sublayer = self.describe(addition, x, r)
                 if sublayer is not None:
-                    self.branches.append(_Branch(x, r, sublayer))
+                    self.branches.append(_Branch(x, r, tuple(self.segment(x, r)), sublayer))
         self.branches = [branch for branch in self.branches if not self.is_inside_attention(branch)]
         self.branches.extend(self.branches_without_sum())
         order = {call: n for n, call in enumerate(self.graph.calls)}
-        self.branches.sort(key=lambda branch: min(order[call] for call in self.segment(branch.x, branch.r)))
+        self.branches.sort(key=lambda branch: order[branch.segment[0]])
         found = [branch.sublayer for branch in self.branches]
         # Where cross-attention is performed by the class that performs self-attention (BERT's decoders), upstream
         # knows only one kind of place, and both follow `mh_adapter`.
@@ -128,9 +131,8 @@ class _Finder:
         """Modules with matrices of their own that are on no branch."""
         known: set[str] = set()
         for branch in self.branches:
-            segment = self.segment(branch.x, branch.r)
-            known.update(call.name for call in segment)
-            known.add(self.performer(segment))
+            known.update(call.name for call in branch.segment)
+            known.add(self.performer(branch.segment))
         return tuple(
             path
             for path, module in self.modules.items()
@@ -244,10 +246,12 @@ class _Finder:
     def describe(self, addition: Value, x: Value, r: Value) -> Sublayer | None:
         segment = self.segment(x, r)
         output, branch_norm = self.output_tap(x)
-        if output is None:
+        if output is None or self.is_channels_first(r):
             return None
         norm = branch_norm or self.norm_after(addition)
         kind = self.kind_of(segment, r)
+        performer = self.performer(segment)
+        projections = self.projections(kind, segment, r)
         pre_norm = self.norm_before(r)
         host = self.graph.performed_in[addition]
         return Sublayer(
@@ -260,9 +264,10 @@ class _Finder:
             host=host,
             container="adapters" if host else CONTAINERS[kind],
             location=LOCATIONS[kind],
-            projections=self.projections(kind, segment, r),
+            projections=projections,
             size=self.size_of(segment, norm or pre_norm),
-            performed_by=self.class_of(self.performer(segment)),
+            performed_by=self.class_of(performer),
+            borrows_keys=self.borrows_keys(performer, projections),
         )
 
     def branches_without_sum(self) -> Iterator[_Branch]:
@@ -271,23 +276,29 @@ class _Finder:
         That may be a mixture of several streams (hyper-connections), or source that could not be read. What they are
         made of, and their output, are known all the same.
         """
-        read_calls = {call for branch in self.branches for call in self.segment(branch.x, branch.r)}
-        for value, places in self.graph.outputs_of.items():
-            for path, index in reversed(places):  # the outermost first
-                kind = self.kind_by_name(path)
-                calls = [c for c in self.graph.calls if c.name.startswith(f"{path}.")]
-                weighted = [c for c in calls if is_weighted(self.modules[c.name])]
-                if kind is None or index or not weighted or read_calls & set(weighted):
-                    continue
-                if not calls[0].sources or not self.ends_in_weights(value, path) or self.is_channels_first(value):
-                    continue
-                if any(self.counts[c.name] > 1 for c in weighted):
-                    continue
-                read_calls.update(weighted)
-                tap = self.tap_of(value)
-                if tap is not None:
-                    yield _Branch(value, calls[0].sources[0], self.describe_alone(kind, path, tap, calls))
-                break
+        known = {call for branch in self.branches for call in branch.segment}
+        returned = [
+            (path, value)
+            for value, places in self.graph.outputs_of.items()
+            for path, index in places
+            if not index and self.kind_by_name(path) is not None
+        ]
+        for path, value in sorted(returned, key=lambda item: item[0].count(".")):
+            branch = self.branch_alone(path, value)
+            if branch is not None and not known & set(branch.segment):
+                known.update(branch.segment)
+                yield branch
+
+    def branch_alone(self, path: str, value: Value) -> _Branch | None:
+        calls = [c for c in self.graph.calls if c.name.startswith(f"{path}.")]
+        segment = tuple(c for c in calls if is_weighted(self.modules[c.name]))
+        output, kind = self.tap_of(value), self.kind_by_name(path)
+        is_once = all(self.counts[c.name] == 1 for c in segment)
+        if not segment or not is_once or output is None or kind is None or not calls[0].sources:
+            return None
+        if not self.ends_in_weights(value, path) or self.is_channels_first(value):
+            return None
+        return _Branch(value, calls[0].sources[0], segment, self.describe_alone(kind, path, output, calls))
 
     def kind_by_name(self, path: str) -> Kind | None:
         name = self.graph.composites.get(path, "")
@@ -296,7 +307,7 @@ class _Finder:
         return "attention" if ATTENTION_NAME.search(name) else "ffn" if _FFN_NAME.search(name) else None
 
     def is_mixer(self, class_name: str) -> bool:
-        return bool(MIXER_NAME.search(class_name.removeprefix(self.family)))
+        return bool(MIXER_NAME.search(class_name.removeprefix(self.family)) or _TIME_MIXER_NAME.search(class_name))
 
     def ends_in_weights(self, value: Value, path: str) -> bool:
         """Whether a value is what matrices of a module have made: no norm, no residual comes after them."""
@@ -331,11 +342,16 @@ class _Finder:
             performed_by=self.class_of(path),
         )
 
-    def performer(self, segment: list[Value]) -> str:
+    def performer(self, segment: Sequence[Value]) -> str:
         """The innermost module that all of a branch is in; else its first matrix."""
         heavy = [c.name for c in segment if not self.is_norm(c)] or [segment[0].name]
         shared = [path for path in self.graph.composites if path and all(p.startswith(f"{path}.") for p in heavy)]
         return max(shared, key=len) if shared else heavy[0]
+
+    def borrows_keys(self, performer: str, projections: Mapping[str, tuple[str, ...]]) -> bool:
+        """Whether an attention has queries of its own only: no module is there for keys and values."""
+        roles = {_role(path) for path in self.modules if path.startswith(f"{performer}.")}
+        return "q" in projections and not {"k", "v", "kv", "qkv"} & roles
 
     def class_of(self, path: str) -> str:
         return type(self.modules[path]).__name__
@@ -383,6 +399,8 @@ class _Finder:
         """Whether x is what a convolution returns, (B, D, ...), while adapters act on the last dimension."""
         while x.made_by == "same" and x.name != RESHAPED:
             x = x.sources[0]
+        if x.made_by == "add":
+            return any(map(self.is_channels_first, x.sources))
         if x.made_by != "module" or not x.sources:
             return False
         module = self.modules[x.name]

@@ -5,11 +5,13 @@ Shapes: B rows, D hidden size, C labels.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor, nn
-from transformers.modeling_outputs import SequenceClassifierOutput
+from transformers.modeling_outputs import Seq2SeqSequenceClassifierOutput, SequenceClassifierOutput
+from transformers.utils.generic import ModelOutput
 
 from ..methods.layers import Activation
 from .base import HeadInputs
@@ -30,12 +32,11 @@ class ClassificationHead(nn.Sequential):
     def __init__(self, name: str, config: Mapping[str, Any], size: int, dropout: float) -> None:
         probability = config.get("dropout_prob")
         probability = dropout if probability is None else probability
-        bias = config.get("bias", True)
         steps: list[nn.Module] = []
         for _ in range(config["layers"] - 1):
-            steps += [nn.Dropout(probability), nn.Linear(size, size, bias=bias)]
+            steps += [nn.Dropout(probability), nn.Linear(size, size)]
             steps += [Activation(config["activation_function"])] if config["activation_function"] else []
-        steps += [nn.Dropout(probability), nn.Linear(size, config["num_labels"], bias=bias)]
+        steps += [nn.Dropout(probability), nn.Linear(size, config["num_labels"], bias=config.get("bias", True))]
         super().__init__(*steps)
         for module in steps:
             if isinstance(module, nn.Linear):
@@ -45,7 +46,7 @@ class ClassificationHead(nn.Sequential):
         self.name = name
         self.config = dict(config)
 
-    def predict(self, inputs: HeadInputs, labels: Tensor | None) -> SequenceClassifierOutput:
+    def predict(self, inputs: HeadInputs, labels: Tensor | None) -> ModelOutput:
         """Logits (B, C), and the loss: cross-entropy; binary cross-entropy for several labels; squared error for C = 1.
 
         Raises:
@@ -55,12 +56,10 @@ class ClassificationHead(nn.Sequential):
             raise ValueError(f"Head {self.name!r} has use_pooler=True, but the base model has no pooler.")
         logits = self(inputs.pooled if self.config.get("use_pooler") else inputs.sentence)
         loss = None if labels is None else self._loss(logits, labels)
-        return SequenceClassifierOutput(
-            loss=loss,
-            logits=logits,
-            hidden_states=inputs.outputs.get("hidden_states"),
-            attentions=inputs.outputs.get("attentions"),
-        )
+        is_pair = "encoder_last_hidden_state" in inputs.outputs
+        result_class = Seq2SeqSequenceClassifierOutput if is_pair else SequenceClassifierOutput
+        kept = {f.name: inputs.outputs.get(f.name) for f in dataclasses.fields(result_class)}
+        return result_class(**{**kept, "loss": loss, "logits": logits})
 
     def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         wanted = logits.shape if self.config["head_type"] == "multilabel_classification" else logits.shape[:1]

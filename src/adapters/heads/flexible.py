@@ -88,10 +88,6 @@ class ModelWithFlexibleHeadsAdaptersMixin(ModelAdaptersMixin):
     def _add_head(self, name: str, config: Mapping[str, Any], overwrite_ok: bool, set_active: bool) -> None:
         if name in self.heads and not overwrite_ok:
             raise ValueError(f"There is a head named {name!r} already. Choose another name, or pass overwrite_ok=True.")
-        if self.config.is_encoder_decoder:
-            raise NotImplementedError(
-                f"Heads of encoder-decoder models such as {type(self).__name__} are not there yet."
-            )
         self._attach_head(name, build_head(name, config, self._hidden_size(), self._head_dropout()), set_active)
 
     def _attach_head(self, name: str, head: nn.Module, set_active: bool) -> None:
@@ -214,17 +210,32 @@ class ModelWithFlexibleHeadsAdaptersMixin(ModelAdaptersMixin):
         if name not in self.heads:
             raise ValueError(unknown_name(name, self.heads, "head"))
         as_tuple = kwargs.pop("return_dict", None) is False
-        outputs = self._scaled(self._adapter_registry.base(*args, **kwargs, return_dict=True))
-        hidden = outputs[0]
-        sentence = hidden[:, 0]
-        if self.is_causal_model:
-            arguments = inspect.signature(self._adapter_registry.base.forward).bind_partial(*args, **kwargs).arguments
-            sentence = last_tokens(hidden, arguments.get("input_ids"), arguments.get("attention_mask"), self._pad_id())
-        result = self._head(name).predict(HeadInputs(hidden, sentence, outputs.get("pooler_output"), outputs), labels)
+        if self.config.is_encoder_decoder and len(args) < 3 and kwargs.get("decoder_input_ids") is None:
+            input_ids = args[0] if args else kwargs["input_ids"]
+            kwargs["decoder_input_ids"] = shifted_right(input_ids, self.config.decoder_start_token_id)
+        outputs = self._adapter_registry.base(*args, **kwargs, return_dict=True)
+        given = inspect.signature(self._adapter_registry.base.forward).bind_partial(*args, **kwargs).arguments
+        inputs = HeadInputs(outputs[0], self._sentences(outputs[0], given), outputs.get("pooler_output"), outputs)
+        result = self._head(name).predict(inputs, labels)
         return result.to_tuple() if as_tuple else result
 
+    def _sentences(self, hidden: Tensor, given: Mapping[str, Any]) -> Tensor:
+        """One vector per row, from what the base model was given. Shape: (B, T, D) to (B, D)."""
+        input_ids = given.get("input_ids")
+        if self.config.is_encoder_decoder and input_ids is not None and input_ids.shape[1] == hidden.shape[1]:
+            return last_positions(hidden, input_ids == self.config.eos_token_id)
+        if self.is_causal_model or self.config.is_encoder_decoder:
+            side = "decoder_" if self.config.is_encoder_decoder else ""
+            mask, ids = given.get(f"{side}attention_mask"), given.get(f"{side}input_ids")
+            if mask is not None and mask.ndim == 2:
+                return last_positions(hidden, mask.bool())
+            if ids is not None and self.config.pad_token_id is not None:
+                return last_positions(hidden, ids != self.config.pad_token_id)
+            return hidden[:, -1]
+        return hidden[:, 0]
+
     def _scaled(self, outputs: Any) -> Any:
-        """T5's tied embeddings expect smaller hidden states; AdapterHub's models always give them so."""
+        """T5's tied embeddings expect smaller hidden states; AdapterHub's models without a head give them so."""
         config = self.config
         if config.model_type not in ("t5", "mt5") or not config.tie_word_embeddings:
             return outputs
@@ -237,9 +248,6 @@ class ModelWithFlexibleHeadsAdaptersMixin(ModelAdaptersMixin):
     def _head(self, name: str) -> Any:
         return self.heads[name]
 
-    def _pad_id(self) -> int | None:
-        return cast("int | None", getattr(self.config, "pad_token_id", None))
-
     def _hidden_size(self) -> int:
         return int(self.config.get_text_config().hidden_size)
 
@@ -248,17 +256,16 @@ class ModelWithFlexibleHeadsAdaptersMixin(ModelAdaptersMixin):
         return float(getattr(config, "hidden_dropout_prob", getattr(config, "dropout", 0.0)) or 0.0)
 
 
-def last_tokens(hidden: Tensor, input_ids: Tensor | None, mask: Tensor | None, pad_id: int | None) -> Tensor:
-    """The hidden state of the last token of each row that is no padding, on whichever side the padding is.
+def last_positions(hidden: Tensor, chosen: Tensor) -> Tensor:
+    """The hidden state at the last chosen position of each row, on whichever side the padding is.
 
-    Shapes: (B, T, D) to (B, D).
+    Shapes: (B, T, D), (B, T) to (B, D).
     """
-    if mask is not None and mask.ndim == 2:
-        is_token = mask.bool()
-    elif input_ids is not None and pad_id is not None:
-        is_token = input_ids != pad_id
-    else:
-        return hidden[:, -1]
     positions = torch.arange(hidden.shape[1], device=hidden.device)
-    last = (is_token * positions).argmax(dim=-1)
+    last = (chosen * positions).argmax(dim=-1)
     return hidden[torch.arange(hidden.shape[0], device=hidden.device), last]
+
+
+def shifted_right(input_ids: Tensor, start_id: int) -> Tensor:
+    """The inputs of a decoder that repeats the encoder's, behind a start token. Shape: (B, T), kept."""
+    return torch.cat([torch.full_like(input_ids[:, :1], start_id), input_ids[:, :-1]], dim=1)
