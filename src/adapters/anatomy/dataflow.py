@@ -98,6 +98,21 @@ class Graph:
     inputs: list[tuple[str, Value]] = field(default_factory=list)
     results: Any = None
 
+    @property
+    def size(self) -> tuple[int, int, int]:
+        """How much was read so far."""
+        return len(self.calls), len(self.additions), len(self.inputs)
+
+    def forget(self, path: str, size: tuple[int, int, int]) -> None:
+        """Undo what was read of a module since the graph had that size."""
+        for read_since, length in zip((self.calls, self.additions, self.inputs), size, strict=True):
+            del read_since[length:]
+        inner = [name for name in self.composites if name == path or name.startswith(f"{path}.")]
+        for name in inner:
+            del self.composites[name]
+        for places in self.outputs_of.values():
+            places[:] = [place for place in places if place[0] not in inner]
+
 
 class _Unknown:
     """A Python value that cannot be known without running."""
@@ -207,9 +222,7 @@ class _Reader:
             if isinstance(module, nn.Sequential):
                 return self.call_sequential(module, args)
             return self.call_composite(module, args, kwargs)
-        value = Value("module", tensors, self.paths.get(module, ""))
-        self.graph.calls.append(value)
-        return value
+        return self.call_leaf(self.paths.get(module, ""), tensors)
 
     def call_sequential(self, module: nn.Sequential, args: list[Any]) -> Any:
         result = args[0] if args else UNKNOWN
@@ -223,17 +236,27 @@ class _Reader:
     ) -> Any:
         path = self.paths[module]
         definition = _parse(inspect.unwrap(type(module).forward))
+        tensors = _values([*args, *kwargs.values()])
         if not isinstance(definition, ast.FunctionDef):
-            value = Value("module", _values([*args, *kwargs.values()]), path)
-            self.graph.calls.append(value)
-            return value
+            return self.call_leaf(path, tensors)
+        before = self.graph.size
         self.graph.composites[path] = type(module).__name__
         self.stack.append(path)
         result = self.call_function(inspect.unwrap(type(module).forward), definition, [module, *args], kwargs, is_root)
         self.stack.pop()
-        if not is_root:
-            self.note_output(path, result)
+        if is_root:
+            return result
+        if tensors and any(p.ndim >= 2 for p in module.parameters()) and not _is_made_from(result, tensors):
+            # The thread was lost, e.g. in a loop over tokens: the module is one step.
+            self.graph.forget(path, before)
+            return self.call_leaf(path, tensors)
+        self.note_output(path, result)
         return result
+
+    def call_leaf(self, path: str, tensors: tuple[Value, ...]) -> Value:
+        value = Value("module", tensors, path)
+        self.graph.calls.append(value)
+        return value
 
     def note_output(self, path: str, result: Any) -> None:
         """Remember that a composite module returns these values."""
@@ -281,8 +304,10 @@ class _Reader:
         for name in (*names, *(p.arg for p in parameters.kwonlyargs)):
             default = defaults.get(name, UNKNOWN)
             if arguments_are_inputs and type(default) is int:  # a length, such as that of BLIP-2's queries
-                default = scope[name] = UNKNOWN
-            elif arguments_are_inputs and (default is None or default is UNKNOWN) and name not in _ABSENT_ARGUMENTS:
+                scope[name] = UNKNOWN
+            elif arguments_are_inputs and name in _ABSENT_ARGUMENTS:
+                scope[name] = None
+            elif arguments_are_inputs and (default is None or default is UNKNOWN):
                 scope[name] = Value("input", name=name)
             else:
                 scope[name] = default
@@ -309,6 +334,19 @@ def _values(items: Iterable[Any]) -> tuple[Value, ...]:
         elif isinstance(item, dict):
             found.extend(_values(item.values()))
     return tuple(found)
+
+
+def _is_made_from(result: Any, tensors: tuple[Value, ...]) -> bool:
+    """Whether a result has anything to do with the tensors."""
+    todo, seen = list(_values([result])), set(tensors)
+    while todo:
+        value = todo.pop()
+        if value in tensors:
+            return True
+        if value not in seen:
+            seen.add(value)
+            todo.extend(value.sources)
+    return False
 
 
 def _is_known(value: Any) -> bool:

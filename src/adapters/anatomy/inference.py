@@ -169,7 +169,7 @@ def _notes(model: nn.Module) -> tuple[str, ...]:
     own = {type(m).__name__ for m in model.modules() if not type(m).__module__.startswith("torch.")}
     attention = sorted(name for name in own if ATTENTION_NAME.search(name))
     if attention:
-        return (f"the residual sums around its attention ({', '.join(attention)})",)
+        return (f"sums of (batch, tokens, features) around its attention ({', '.join(attention)})",)
     mixers = sorted(name for name in own if MIXER_NAME.search(name) and "Norm" not in name)
     if mixers:
         return (f"layers with attention: it is built of other mixers ({', '.join(mixers)})",)

@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from .parts import CONTAINERS, LOCATIONS, Anatomy, Kind, Layer, Sublayer, Tap, Tower
-from .sublayers import output_size
+from .sublayers import find_sublayers, output_size
 
 
 @dataclass
@@ -117,20 +117,22 @@ def _sublayer(
     for name in (*found.values(), output, before, norm):
         if name is not None:
             _submodule(layer, name, "layer")
-    projection = layer.get_submodule(found.get("o" if kind != "ffn" else "down", output))
+    # An interface says which norm there is, but not whether it follows the addition: that is read, where it can be.
+    last = found.get("o" if kind != "ffn" else "down", output)
+    ends = [s for s in find_sublayers(layer).sublayers if any(last in paths for paths in s.projections.values())]
+    read = next((s for s in ends if s.norm == norm), None)
     return Sublayer(
         kind=kind,
         output=Tap(f"{path}.{output}"),
         residual=Tap(f"{path}.{before}", "input") if before else None,
         norm=f"{path}.{norm}" if norm else None,
-        # Whether the norm follows the addition is not among the fields; adapters read through it all the same.
-        norm_on_branch=norm is not None,
+        norm_on_branch=norm is not None and (read is None or read.norm_on_branch),
         pre_norm=None,
         host=path,
         container=CONTAINERS[kind],
         location=LOCATIONS[kind],
         projections={role: (f"{path}.{name}",) for role, name in found.items()},
-        size=output_size(projection) or 0,
+        size=output_size(layer.get_submodule(last)) or 0,
     )
 
 

@@ -82,8 +82,9 @@ def find_sublayers(layer: nn.Module) -> Reading:
 
 @dataclass(frozen=True)
 class _Branch:
-    """A sublayer with where it is in the graph. Without a residual, r is what enters its first module."""
+    """A sublayer with the sum that ends it (if one could be read), what that adds to, and the calls with matrices."""
 
+    addition: Value | None
     x: Value
     r: Value
     segment: tuple[Value, ...]
@@ -113,8 +114,8 @@ class _Finder:
                 self.residual_additions.add(addition)
                 sublayer = self.describe(addition, x, r)
                 if sublayer is not None:
-                    self.branches.append(_Branch(x, r, tuple(self.segment(x, r)), sublayer))
-        self.branches = [branch for branch in self.branches if not self.is_inside_attention(branch)]
+                    self.branches.append(_Branch(addition, x, r, tuple(self.segment(x, r)), sublayer))
+        self.branches = [branch for branch in self.branches if not self.is_inside_another(branch)]
         self.branches.extend(self.branches_without_sum())
         order = {call: n for n, call in enumerate(self.graph.calls)}
         self.branches.sort(key=lambda branch: order[branch.segment[0]])
@@ -140,14 +141,12 @@ class _Finder:
             and not any(path == name or path.startswith(f"{name}.") for name in known if name)
         )
 
-    def is_inside_attention(self, branch: _Branch) -> bool:
-        """Whether a branch only helps to compute another's queries, keys or values (Zaya's convolutions)."""
-        return any(
-            branch.x in self.ancestors(outer.x)
-            and branch.r not in self.ancestors(outer.r) | {outer.r}
-            and branch.x not in self.ancestors(outer.r) | {outer.r}
+    def is_inside_another(self, branch: _Branch) -> bool:
+        """Whether a branch is a step of computing another, such as the convolutions of Zaya's queries and keys."""
+        return bool(branch.sublayer.missing) and any(
+            branch.addition in self.ancestors(outer.x) and branch.addition not in self.ancestors(outer.r) | {outer.r}
             for outer in self.branches
-            if outer is not branch and outer.sublayer.kind in ("attention", "cross_attention") and branch.sublayer.missing
+            if outer is not branch
         )
 
     # -- which additions are residual ----------------------------------------------------------------------------
@@ -298,7 +297,7 @@ class _Finder:
             return None
         if not self.ends_in_weights(value, path) or self.is_channels_first(value):
             return None
-        return _Branch(value, calls[0].sources[0], segment, self.describe_alone(kind, path, output, calls))
+        return _Branch(None, value, calls[0].sources[0], segment, self.describe_alone(kind, path, output, calls))
 
     def kind_by_name(self, path: str) -> Kind | None:
         name = self.graph.composites.get(path, "")
