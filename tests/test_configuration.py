@@ -6,8 +6,6 @@ import copy
 import dataclasses
 import json
 import pickle
-import subprocess
-import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -365,10 +363,3 @@ def test_model_adapters_config() -> None:
     assert restored.to_dict() == data
     with pytest.raises(ValueError, match="'a' already"):
         configs.add("a")
-
-
-def test_configurations_need_no_torch() -> None:
-    """What is plain data loads fast: composition and configuration import no torch."""
-    code = "import sys; import adapters.composition; print('torch' in sys.modules)"
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
-    assert found == "False"

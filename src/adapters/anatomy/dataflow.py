@@ -30,7 +30,25 @@ MAX_DEPTH = 24
 MAX_ITERATIONS = 64
 
 # Calling these on known values is harmless, and their results decide branches and loops.
-_PURE = (len, range, enumerate, zip, isinstance, hasattr, min, max, int, float, bool, str, tuple, list, reversed, any, all)
+_PURE = (
+    len,
+    range,
+    enumerate,
+    zip,
+    isinstance,
+    hasattr,
+    min,
+    max,
+    int,
+    float,
+    bool,
+    str,
+    tuple,
+    list,
+    reversed,
+    any,
+    all,
+)
 # Methods and functions whose result is still "the same tensor" for the reader: reshapes, casts, dropout, scaling.
 _RESHAPES = frozenset(
     ("view", "view_as", "reshape", "reshape_as", "squeeze", "unsqueeze", "transpose", "permute", "flatten", "unflatten")
@@ -177,15 +195,15 @@ def is_leaf(module: nn.Module) -> bool:
     runs, or matrices of all experts in one parameter (E, D, F).
     """
     stacked = any(p.ndim > 2 for p in module.parameters(recurse=False))
-    if re.search(r"Experts$", type(module).__name__) or (stacked and not _has_matrices_below(module)):
+    if re.search(r"Experts$", type(module).__name__) or (stacked and not _has_parameters_below(module)):
         return True
     if isinstance(module, (nn.Sequential, nn.ModuleList, nn.ModuleDict)):
         return False
     return type(module).__module__.startswith("torch.nn") or not any(True for _ in module.children())
 
 
-def _has_matrices_below(module: nn.Module) -> bool:
-    return any(p.ndim >= 2 for child in module.children() for p in child.parameters())
+def _has_parameters_below(module: nn.Module) -> bool:
+    return any(True for child in module.children() for _ in child.parameters())
 
 
 def _may_add(module: nn.Module, tensors: Sequence[Value]) -> bool:
@@ -231,9 +249,7 @@ class _Reader:
         self.note_output(self.paths[module], result)
         return result
 
-    def call_composite(
-        self, module: nn.Module, args: list[Any], kwargs: dict[str, Any], is_root: bool = False
-    ) -> Any:
+    def call_composite(self, module: nn.Module, args: list[Any], kwargs: dict[str, Any], is_root: bool = False) -> Any:
         path = self.paths[module]
         definition = _parse(inspect.unwrap(type(module).forward))
         tensors = _values([*args, *kwargs.values()])
@@ -846,6 +862,8 @@ def _join(first: dict[str, Any] | None, second: dict[str, Any] | None) -> dict[s
     if first is None or second is None:
         return first if first is not None else second or {}
     return {
-        name: _merge(first[name], second[name]) if name in first and name in second else first.get(name, second.get(name))
+        name: _merge(first[name], second[name])
+        if name in first and name in second
+        else first.get(name, second.get(name))
         for name in {**first, **second}
     }

@@ -188,6 +188,9 @@ class Layer:
             lacks.append("attention")
         if not self.has_ffn and not (is_read and others_feed_forward):
             lacks.append("feed-forward sublayer")
+        if self.unread and lacks and lacks[-1] in ("attention", "feed-forward sublayer"):
+            names = [path.removeprefix(f"{self.path}.") for path in self.unread]
+            lacks[-1] += f" (not read: {', '.join(names[:4])}{' …' if len(names) > 4 else ''})"
         return lacks
 
 
@@ -269,7 +272,8 @@ class Anatomy:
             for what in dict.fromkeys(layer.missing(attend, feed_forward)):
                 lacks.setdefault(what, []).append(layer.index)
         return [
-            f"layer{'s' if len(layers) > 1 else ''} {', '.join(map(str, layers))}: {what}" for what, layers in lacks.items()
+            f"layer{'s' if len(layers) > 1 else ''} {', '.join(map(str, layers))}: {what}"
+            for what, layers in lacks.items()
         ]
 
     @property

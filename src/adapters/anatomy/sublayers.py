@@ -26,10 +26,10 @@ _NORM_NAME = re.compile(r"norm|^ln_|_ln$|layer_?ln", re.IGNORECASE)
 
 # Role of a projection by the last part of its name. The names are those of every family of transformers 5.
 _ROLE_NAMES: dict[str, str] = {
-    "q": r"q|wq|query|q_?lin|q_?proj|query_?proj|q_b_proj|to_q|q_attn|query_linear|linear_q|self_attn_q|q_up_proj"
+    "q": r"q|wq|query|q_?lin|q_?proj|query_?proj|q_b_proj|to_q(?:uery)?|q_attn|query_linear|linear_q|self_attn_q|q_up_proj"
     r"|queries|q_head|q_gate_proj",
-    "k": r"k|wk|key|k_?lin|k_?proj|key_?proj|to_k|key_linear|linear_k|k_b_proj|keys|k_up_proj|k_head",
-    "v": r"v|wv|value|v_?lin|v_?proj|value_?proj|to_v|value_linear|linear_v|v_b_proj|values|v_up_proj"
+    "k": r"k|wk|key|k_?lin|k_?proj|key_?proj|to_k(?:ey)?|key_linear|linear_k|k_b_proj|keys|k_up_proj|k_head",
+    "v": r"v|wv|value|v_?lin|v_?proj|value_?proj|to_v(?:alue)?|value_linear|linear_v|v_b_proj|values|v_up_proj"
     r"|v_head|v_proj_current|v_proj_delayed",
     "qkv": r"qkv|wqkv|c_attn|qkv_proj|query_key_value|in_proj|w_pack|att_proj|query_key_value_proj|mixed_qkv"
     r"|queries_keys_values",
@@ -123,10 +123,14 @@ class _Finder:
         # Where cross-attention is performed by the class that performs self-attention (BERT's decoders), upstream
         # knows only one kind of place, and both follow `mh_adapter`.
         owners = {type(self.modules[s.host]) for s in found if s.kind == "attention" and s.host}
+        homes: Counter[tuple[str, str]] = Counter()
         for sublayer in found:
+            homes[sublayer.host, sublayer.container] += 1
             is_cross = sublayer.kind == "cross_attention" and sublayer.host
             shared = is_cross and type(self.modules[sublayer.host]) in owners
-            yield replace(sublayer, location=LOCATIONS["attention"]) if shared else sublayer
+            location = LOCATIONS["attention"] if shared else sublayer.location
+            container = _numbered(sublayer.container, homes[sublayer.host, sublayer.container])
+            yield replace(sublayer, location=location, container=container)
 
     def unread(self) -> tuple[str, ...]:
         """Modules with matrices of their own that are on no branch."""
@@ -280,13 +284,18 @@ class _Finder:
             (path, value)
             for value, places in self.graph.outputs_of.items()
             for path, index in places
-            if not index and self.kind_by_name(path) is not None
+            if not index and self.kind_by_name(path) is not None and not self.is_part_of_kind(path)
         ]
         for path, value in sorted(returned, key=lambda item: item[0].count(".")):
             branch = self.branch_alone(path, value)
             if branch is not None and not known & set(branch.segment):
                 known.update(branch.segment)
                 yield branch
+
+    def is_part_of_kind(self, path: str) -> bool:
+        """Whether a module is inside one of its kind, as the shared expert is in a mixture of experts."""
+        kind = self.kind_by_name(path)
+        return any(path.startswith(f"{outer}.") and self.kind_by_name(outer) == kind for outer in self.graph.composites)
 
     def branch_alone(self, path: str, value: Value) -> _Branch | None:
         calls = [c for c in self.graph.calls if c.name.startswith(f"{path}.")]
@@ -315,7 +324,7 @@ class _Finder:
             if is_weighted(self.modules[value.name]):
                 return is_inside
             return is_inside and not self.is_norm(value) and self.ends_in_weights(value.sources[0], path)
-        if value.made_by in ("same", "add"):
+        if value.sources:
             return all(self.ends_in_weights(source, path) for source in value.sources)
         return False
 
@@ -360,6 +369,11 @@ class _Finder:
 
     def is_norm(self, call: Value) -> bool:
         return call.made_by == "module" and is_norm(self.modules[call.name], call.name)
+
+    def is_of_norm(self, call: Value) -> bool:
+        """Whether a call is a norm, or is made inside one (some have matrices that compute a gate)."""
+        parents = [path for path in self.graph.composites if path and call.name.startswith(f"{path}.")]
+        return self.is_norm(call) or any("Norm" in self.class_of(path) for path in parents)
 
     def output_tap(self, x: Value) -> tuple[Tap | None, str | None]:
         """The last module before the addition that can be hooked, and the norm on the branch after it, if any."""
@@ -450,14 +464,17 @@ class _Finder:
 
     def kind_of(self, segment: list[Value], r: Value) -> Kind:
         paths = [c.name for c in segment]
-        classes = [
-            name
-            for path, name in self.graph.composites.items()
-            if path and any(p.startswith(f"{path}.") for p in paths)
-        ] + [type(self.modules[p]).__name__ for p in paths]
-        if any(map(self.is_mixer, classes)):
+        held = {
+            path: [p for p in paths if p == path or p.startswith(f"{path}.")]
+            for path in (*self.graph.composites, *paths)
+            if path
+        }
+        # A short convolution beside attention makes it no mixer.
+        if any(2 * len(inner) > len(paths) and self.is_mixer(self.class_of(path)) for path, inner in held.items()):
             return "mixer"
-        names = [*classes, *(part for p in paths for part in p.split(".")[:-1])]
+        classes = [self.class_of(path) for path, inner in held.items() if inner]
+        parts = {part for p in paths for part in p.split(".")[:-1]}
+        names = [*classes, *(part for part in parts if not _NORM_NAME.search(part))]
         if any(ATTENTION_NAME.search(name) for name in names) or {"q", "k", "v"} <= {_role(p) for p in paths}:
             keys = [c for c in segment if _role(c.name) in ("k", "v", "kv")]
             is_cross = bool(keys) and not any(r in self.ancestors(c) for c in keys)
@@ -467,7 +484,7 @@ class _Finder:
         return "ffn"
 
     def projections(self, kind: Kind, segment: list[Value], r: Value) -> dict[str, tuple[str, ...]]:
-        paths = list(dict.fromkeys(c.name for c in segment if not self.is_norm(c)))
+        paths = list(dict.fromkeys(c.name for c in segment if not self.is_of_norm(c)))
         if kind in ("attention", "cross_attention"):
             return self.attention_projections(paths, segment, r)
         roles: dict[str, tuple[str, ...]] = {}
@@ -503,6 +520,8 @@ class _Finder:
         first = list(dict.fromkeys(c.name for c in segment if c.name in paths and self.is_first(c, r)))
         if not {"q", "k", "v", "qkv", "kv"} & roles.keys():
             names = {1: ("qkv",), 2: ("q", "kv"), 3: ("q", "k", "v")}.get(len(first), ())
+            if names == ("qkv",) and not _widens(self.modules[first[0]]):
+                names = ()
             roles.update({role: (path,) for role, path in zip(names, first, strict=True)} if names else {})
         elif "kv" in roles and "q" not in roles and len(rest := [p for p in first if p not in named]) == 1:
             roles["q"] = (rest[0],)
@@ -510,7 +529,7 @@ class _Finder:
 
     def is_first(self, call: Value, r: Value) -> bool:
         """Whether no other module with weights lies between r and this call."""
-        return all(c is call or c not in self.ancestors(call) or self.is_norm(c) for c in self.segment(call, r))
+        return all(c is call or c not in self.ancestors(call) or self.is_of_norm(c) for c in self.segment(call, r))
 
     def size_of(self, segment: Sequence[Value], norm: str | None) -> int:
         """Hidden size D: that of the block's norm, else the output size of the last projection."""
@@ -544,6 +563,12 @@ def output_size(module: nn.Module) -> int | None:
     return int(vectors[-1].shape[0]) if vectors else None
 
 
+def _numbered(container: str, number: int) -> str:
+    """A name of its own for each sublayer of a layer that has several of a kind (two feed-forwards in a conformer)."""
+    first, dot, rest = container.partition(".")
+    return container if number == 1 else f"{first}_{number}{dot}{rest}"
+
+
 def _family(layer: nn.Module) -> str:
     """What the names of a layer's classes begin with: what RecurrentGemma is called makes its feed-forward no mixer."""
     file = type(layer).__module__
@@ -558,10 +583,16 @@ def _role(path: str) -> str | None:
     return None
 
 
+def _widens(module: nn.Module) -> bool:
+    """Whether a projection returns more than it reads, as one of queries, keys and values together does."""
+    return not isinstance(module, nn.Linear) or module.out_features > module.in_features
+
+
 def _is_expert(path: str, module: nn.Module) -> bool:
-    return bool(_EXPERTS_NAME.search(path)) and "shared" not in path.lower() and (
-        any(p.ndim == 3 for p in module.parameters()) or bool(re.search(r"experts\.\d+", path))
-    )
+    if "shared" in path.lower():
+        return False
+    is_named = bool(_EXPERTS_NAME.search(path) or _EXPERTS_NAME.search(type(module).__name__))
+    return is_named and (any(p.ndim == 3 for p in module.parameters()) or bool(re.search(r"experts\.\d+", path)))
 
 
 def _flat(value: object) -> list[Value]:

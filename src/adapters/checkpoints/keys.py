@@ -6,6 +6,7 @@ transformers release of that day. Here every name starts at the base model, and 
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterable, Mapping
 
@@ -17,34 +18,30 @@ LEGACY_NAMES: tuple[tuple[str, str], ...] = (
     (r"invertible_lang_adapters\.", "invertible_adapters."),
 )
 
-# Paths of modules that transformers renamed between release 4 and 5, by model type. Its own table of renames names
-# only its own parameters, and adapters were attached to modules between them.
-RENAMED_PATHS: dict[str, tuple[tuple[str, str], ...]] = {
+Renames = tuple[tuple[str, str], ...]
+
+# Paths of modules that changed between releases of transformers, by model type: alternatives, of which the one that
+# fits is taken. transformers' own table of renames names only its own parameters, and adapters are attached to modules
+# between them.
+RENAMED_PATHS: dict[str, tuple[Renames, ...]] = {
     "vit": (
-        (r"^encoder\.layer\.(\d+)\.", r"layers.\1."),
-        (r"^(layers\.\d+\.)output\.output_adapters", r"\1output_adapters"),
+        (
+            (r"^encoder\.layer\.(\d+)\.", r"layers.\1."),
+            (r"^(layers\.\d+\.)output\.(?:output_adapters\.)?adapters", r"\1output_adapters.adapters"),
+        ),
+        ((r"\.output\.output_adapters\.adapters", ".output.adapters"),),
     ),
-    "beit": ((r"^encoder\.layer\.(\d+)\.", r"layers.\1."),),
+    "beit": (((r"^encoder\.layer\.(\d+)\.", r"layers.\1."),),),
+    "clip_text_model": (((r"^text_model\.invertible_adapters", "invertible_adapters"),),),
 }
-
-
-def to_current(names: Iterable[str], model_type: str) -> dict[str, str]:
-    """Each name as it would be today, without the base model's path taken off."""
-    renames = [*LEGACY_NAMES, *RENAMED_PATHS.get(model_type, ())]
-    current = {}
-    for name in names:
-        new = name
-        for pattern, replacement in renames:
-            new = re.sub(pattern, replacement, new)
-        current[name] = new
-    return current
 
 
 def matched(tensors: Mapping[str, Tensor], wanted: Iterable[str], model_type: str) -> dict[str, Tensor]:
     """The tensors under the names of the model's parameters.
 
     The path of the base model (`bert.`, `model.`, `transformer.` … or none) is not known for files of other classes of
-    the same model, so it is whichever leading part makes the most names known. Names that stay unknown are kept.
+    the same model, and whether paths are those before or after a renaming depends on both releases: whatever makes the
+    most names known is right. Names that stay unknown are kept.
 
     Args:
         tensors: What a file holds.
@@ -54,14 +51,18 @@ def matched(tensors: Mapping[str, Tensor], wanted: Iterable[str], model_type: st
     known = set(wanted)
     best: dict[str, Tensor] = {}
     most = -1
-    for prefix in _prefixes(tensors):
-        stripped = {n.removeprefix(prefix) if n.startswith(prefix) else n: n for n in tensors}
-        current = to_current(stripped, model_type)
-        hits = sum(name in known for name in current.values())
+    for prefix, renames in itertools.product(_prefixes(tensors), ((), *RENAMED_PATHS.get(model_type, ()))):
+        current = {_renamed(name.removeprefix(prefix), (*LEGACY_NAMES, *renames)): t for name, t in tensors.items()}
+        hits = len(known & current.keys())
         if hits > most:
-            most = hits
-            best = {current[name]: tensors[original] for name, original in stripped.items()}
+            most, best = hits, current
     return best
+
+
+def _renamed(name: str, renames: Iterable[tuple[str, str]]) -> str:
+    for pattern, replacement in renames:
+        name = re.sub(pattern, replacement, name)
+    return name
 
 
 def _prefixes(names: Iterable[str]) -> list[str]:

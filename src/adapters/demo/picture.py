@@ -32,7 +32,7 @@ def draw_curve(path: Path, curve: list[Progress], baselines: list[Result]) -> No
     accuracy_axes.set_ylim(0, 1)
     accuracy_axes.set_xlabel("training step")
     accuracy_axes.set_ylabel("test accuracy")
-    accuracy_axes.legend(frameon=False, loc="lower right")
+    accuracy_axes.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=4)  # above the lines
 
     figure.savefig(path, dpi=120)
     pyplot.close(figure)
