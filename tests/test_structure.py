@@ -251,7 +251,9 @@ def parameters(function: Any) -> list[inspect.Parameter]:
 
 def check_call(function: Any, expected: str) -> None:
     """Whether whoever calls with the expected arguments, by position or by name, is understood."""
-    wanted = ast.parse(f"def f({expected.replace('use_safetensors', 'use_safetensors=...')}): pass".replace("=...=", "="))
+    wanted = ast.parse(
+        f"def f({expected.replace('use_safetensors', 'use_safetensors=...')}): pass".replace("=...=", "=")
+    )
     arguments = wanted.body[0].args  # type: ignore[attr-defined]
     given = {p.name: p for p in parameters(function)}
     names = [a.arg for a in arguments.args]
@@ -281,7 +283,9 @@ def test_methods_take_the_calls_of_adapterhub(method: str, expected: str) -> Non
     check_call(getattr(MODEL, method), expected)
 
 
-@pytest.mark.parametrize("name", ["active_adapters", "active_head", "model_name", "adapters_config", "adapter_interface"])
+@pytest.mark.parametrize(
+    "name", ["active_adapters", "active_head", "model_name", "adapters_config", "adapter_interface"]
+)
 def test_properties_of_adapterhub(name: str) -> None:
     assert isinstance(inspect.getattr_static(MODEL, name), property)
 

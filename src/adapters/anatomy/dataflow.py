@@ -54,15 +54,19 @@ _RESHAPES = frozenset(
     ("view", "view_as", "reshape", "reshape_as", "squeeze", "unsqueeze", "transpose", "permute", "flatten", "unflatten")
 )
 _TRANSPARENT = _RESHAPES | frozenset(
-    ("contiguous", "to", "type", "type_as", "float", "half", "clone", "dropout", "drop_path", "clamp", "clip", "mul")
-    + ("mul_", "masked_fill", "masked_fill_")
+    (
+        *("contiguous", "clone", "to", "type", "type_as", "float", "half"),
+        *("dropout", "drop_path", "clamp", "clip", "mul", "mul_", "masked_fill", "masked_fill_"),
+    )
 )
 _SHAPE_ATTRIBUTES = frozenset({"shape", "dtype", "device", "ndim", "is_cuda", "requires_grad"})
 # Ways around the usual one: models called with embeddings instead of tokens, and the second streams that only the
 # pretraining of DeBERTa and XLNet, and the hybrid layers of Zamba, use.
 _ABSENT_ARGUMENTS = frozenset(
-    ("query_states", "output_g", "inputs_embeds", "decoder_inputs_embeds", "encoder_outputs", "target_mapping")
-    + ("transformer_hidden_states",)
+    (
+        *("inputs_embeds", "decoder_inputs_embeds", "encoder_outputs"),
+        *("query_states", "output_g", "target_mapping", "transformer_hidden_states"),
+    )
 )
 # Layers that take their states three times (Funnel's) are given the same states each time.
 _STATES_THREE_TIMES = ("query", "key", "value")
@@ -123,8 +127,8 @@ class Graph:
 
     def forget(self, path: str, size: tuple[int, int, int]) -> None:
         """Undo what was read of a module since the graph had that size."""
-        for read_since, length in zip((self.calls, self.additions, self.inputs), size, strict=True):
-            del read_since[length:]
+        calls, additions, inputs = size
+        del self.calls[calls:], self.additions[additions:], self.inputs[inputs:]
         inner = [name for name in self.composites if name == path or name.startswith(f"{path}.")]
         for name in inner:
             del self.composites[name]
@@ -207,7 +211,7 @@ def _has_parameters_below(module: nn.Module) -> bool:
 
 
 def _may_add(module: nn.Module, tensors: Sequence[Value]) -> bool:
-    """Whether a leaf is to be read all the same: one without matrices may be where a residual is added (Zaya, I-BERT)."""
+    """Whether a leaf is to be read all the same: one without matrices may be where a residual is added (Zaya)."""
     if len(tensors) < 2 or type(module).__module__.startswith("torch.nn") or "Norm" in type(module).__name__:
         return False
     return all(p.ndim < 2 for p in module.parameters())

@@ -32,7 +32,7 @@ def _modernbert(sublayer: Sublayer, layer: Layer) -> Sublayer:
 
 
 def _gptj(sublayer: Sublayer, layer: Layer) -> Sublayer:
-    """The residual of the feed-forward sublayer has the attention's (adapted) output in it, though they are parallel."""
+    """The residual of the feed-forward has the attention's (adapted) output in it, though they are parallel."""
     attention = next(s for s in layer.sublayers if s.kind == "attention")
     if sublayer.kind != "ffn" or sublayer.residual is None:
         return sublayer
@@ -51,8 +51,22 @@ EMBEDDING_HINTS: dict[str, Tap] = {"whisper": Tap("encoder.layer_norm")}
 
 # Static classes of these do not undo an invertible adapter before their output embeddings, all others do.
 WITHOUT_INVERSE = frozenset(
-    "albert bart beit bert bert-generation clip deberta deberta-v2 distilbert electra encoder-decoder gpt2 gptj llama mbart "
-    "mistral mt5 plbart roberta t5 vit whisper xlm-roberta xmod".split()
+    (
+        *(
+            "albert",
+            "bart",
+            "beit",
+            "bert",
+            "bert-generation",
+            "clip",
+            "deberta",
+            "deberta-v2",
+            "distilbert",
+            "electra",
+        ),
+        *("encoder-decoder", "gpt2", "gptj", "llama", "mbart", "mistral", "mt5", "plbart", "roberta", "t5", "vit"),
+        *("whisper", "xlm-roberta", "xmod"),
+    )
 )
 
 # Models whose halves are models of their own: what layers share is shared within a half, and the numbers of layers in

@@ -136,7 +136,7 @@ class Sublayer:
             lacks += [] if "o" in found else ["output projection"]
         if self.kind == "ffn":
             lacks += [f"{r} projection" for r in ("up", "down") if r not in found and "experts" not in found]
-        lacks += [] if self.residual else ["residual"]
+        lacks += [] if self.residual else ["residual (no module sees it in the shape of the output)"]
         lacks += [] if self.norm or self.pre_norm else ["norm"]
         return lacks
 

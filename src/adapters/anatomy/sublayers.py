@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import itertools
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,8 +26,8 @@ _NORM_NAME = re.compile(r"norm|^ln_|_ln$|layer_?ln", re.IGNORECASE)
 
 # Role of a projection by the last part of its name. The names are those of every family of transformers 5.
 _ROLE_NAMES: dict[str, str] = {
-    "q": r"q|wq|query|q_?lin|q_?proj|query_?proj|q_b_proj|to_q(?:uery)?|q_attn|query_linear|linear_q|self_attn_q|q_up_proj"
-    r"|queries|q_head|q_gate_proj",
+    "q": r"q|wq|query|q_?lin|q_?proj|query_?proj|q_b_proj|to_q(?:uery)?|q_attn|query_linear|linear_q|self_attn_q"
+    r"|q_up_proj|queries|q_head|q_gate_proj",
     "k": r"k|wk|key|k_?lin|k_?proj|key_?proj|to_k(?:ey)?|key_linear|linear_k|k_b_proj|keys|k_up_proj|k_head",
     "v": r"v|wv|value|v_?lin|v_?proj|value_?proj|to_v(?:alue)?|value_linear|linear_v|v_b_proj|values|v_up_proj"
     r"|v_head|v_proj_current|v_proj_delayed",
@@ -114,7 +114,7 @@ class _Finder:
                 self.residual_additions.add(addition)
                 sublayer = self.describe(addition, x, r)
                 if sublayer is not None:
-                    self.branches.append(_Branch(addition, x, r, tuple(self.segment(x, r)), sublayer))
+                    self.branches.append(_Branch(addition, x, r, tuple(self.segment_of_own(x, r)), sublayer))
         self.branches = [branch for branch in self.branches if not self.is_inside_another(branch)]
         self.branches.extend(self.branches_without_sum())
         order = {call: n for n, call in enumerate(self.graph.calls)}
@@ -231,6 +231,17 @@ class _Finder:
         calls = [c for c in self.graph.calls if c in between and is_weighted(self.modules[c.name])]
         return calls if any(r in self.ancestors(c) for c in calls) else []
 
+    def segment_of_own(self, x: Value, r: Value) -> list[Value]:
+        """The segment without that of a branch that was added to the same r before (Zamba's attention)."""
+        earlier = {
+            call
+            for branch in self.branches
+            if branch.r is r and branch.addition in self.ancestors(x)
+            for call in branch.segment
+        }
+        segment = self.segment(x, r)
+        return [call for call in segment if call not in earlier] or segment
+
     def _consumers(self) -> dict[Value, list[Value]]:
         todo = [*self.graph.calls, *self.graph.additions, *_flat(self.graph.results)]
         seen: set[Value] = set()
@@ -247,20 +258,20 @@ class _Finder:
     # -- what is on a branch ----------------------------------------------------------------------------------------
 
     def describe(self, addition: Value, x: Value, r: Value) -> Sublayer | None:
-        segment = self.segment(x, r)
+        segment = self.segment_of_own(x, r)
         output, branch_norm = self.output_tap(x)
-        if output is None or self.is_channels_first(r):
+        host = self.graph.performed_in[addition]
+        if output is None or self.is_channels_first(r) or self.is_step_of_attention(host, r):
             return None
         norm = branch_norm or self.norm_after(addition)
         kind = self.kind_of(segment, r)
         performer = self.performer(segment)
         projections = self.projections(kind, segment, r)
         pre_norm = self.norm_before(r)
-        host = self.graph.performed_in[addition]
         return Sublayer(
             kind=kind,
             output=output,
-            residual=self.residual_tap(r, x),
+            residual=None if self.is_rearranged(addition, x, output) else self.residual_tap(r, x),
             norm=norm,
             norm_on_branch=branch_norm is not None,
             pre_norm=pre_norm if pre_norm or norm or not self.is_norm(r) else r.name,
@@ -272,6 +283,16 @@ class _Finder:
             performed_by=self.class_of(performer),
             borrows_keys=self.borrows_keys(performer, projections),
         )
+
+    def is_step_of_attention(self, host: str, r: Value) -> bool:
+        """Whether a sum in an attention module adds to its own queries or values, not to the residual stream."""
+        if not host or ATTENTION_NAME.search(self.class_of(host)) is None:
+            return False
+        made = self.ancestors(r) | {r}
+        return any(c in made and is_weighted(self.modules[c.name]) for c in self.calls_in(host))
+
+    def calls_in(self, path: str) -> list[Value]:
+        return [call for call in self.graph.calls if call.name.startswith(f"{path}.")]
 
     def branches_without_sum(self) -> Iterator[_Branch]:
         """Attention and feed-forward modules whose output goes into something else than a sum with what they read.
@@ -298,7 +319,7 @@ class _Finder:
         return any(path.startswith(f"{outer}.") and self.kind_by_name(outer) == kind for outer in self.graph.composites)
 
     def branch_alone(self, path: str, value: Value) -> _Branch | None:
-        calls = [c for c in self.graph.calls if c.name.startswith(f"{path}.")]
+        calls = self.calls_in(path)
         segment = tuple(c for c in calls if is_weighted(self.modules[c.name]))
         output, kind = self.tap_of(value), self.kind_by_name(path)
         is_once = all(self.counts[c.name] == 1 for c in segment)
@@ -373,7 +394,7 @@ class _Finder:
     def is_of_norm(self, call: Value) -> bool:
         """Whether a call is a norm, or is made inside one (some have matrices that compute a gate)."""
         parents = [path for path in self.graph.composites if path and call.name.startswith(f"{path}.")]
-        return self.is_norm(call) or any("Norm" in self.class_of(path) for path in parents)
+        return self.is_norm(call) or any(_is_norm_class(self.class_of(path)) for path in parents)
 
     def output_tap(self, x: Value) -> tuple[Tap | None, str | None]:
         """The last module before the addition that can be hooked, and the norm on the branch after it, if any."""
@@ -399,6 +420,23 @@ class _Finder:
             x = x.sources[0]
         # What comes before the norm cannot be hooked, or is in another order: the norm gives x.
         return (self.tap_of(norm) if norm is not None else None), None
+
+    def is_rearranged(self, addition: Value, x: Value, output: Tap) -> bool:
+        """Whether x is in another shape where it can be hooked than where it is added (windows, tokens in one row).
+
+        Then no r is in the shape of x.
+        """
+        steps: list[Value] = []
+        for value in addition.sources:
+            after: list[Value] = []
+            while value is not x and value.made_by == "same":
+                after.append(value)
+                value = value.sources[0]
+            steps += after if value is x else []
+        while output.armed_by is None and x.sources and self.tap_of(x, output.index) != output:
+            steps.append(x)
+            x = x.sources[0]
+        return any(step.made_by == "same" and step.name in (RESHAPED, SLICED) for step in steps)
 
     def tap_of(self, x: Value, index: int | None = None) -> Tap | None:
         """A module whose output (or its element) is just this value, in one call per layer."""
@@ -549,9 +587,9 @@ def output_size(module: nn.Module) -> int | None:
     Quantised linears hide their weight's shape, so the attribute comes first; experts hold (E, D, F) tensors.
     """
     if isinstance(module, nn.Linear):
-        return module.out_features
+        return int(module.out_features)
     if isinstance(module, nn.MultiheadAttention):
-        return module.embed_dim
+        return int(module.embed_dim)
     if isinstance(out := module.__dict__.get("out_features", module.__dict__.get("nf")), int):
         return int(out)
     if isinstance(hidden := module.__dict__.get("hidden_dim", module.__dict__.get("hidden_size")), int):
@@ -563,6 +601,10 @@ def output_size(module: nn.Module) -> int | None:
     return int(vectors[-1].shape[0]) if vectors else None
 
 
+def _is_norm_class(name: str) -> bool:
+    return name.endswith("Norm") and ATTENTION_NAME.search(name) is None  # DBRX has a NormAttentionNorm
+
+
 def _numbered(container: str, number: int) -> str:
     """A name of its own for each sublayer of a layer that has several of a kind (two feed-forwards in a conformer)."""
     first, dot, rest = container.partition(".")
@@ -572,7 +614,9 @@ def _numbered(container: str, number: int) -> str:
 def _family(layer: nn.Module) -> str:
     """What the names of a layer's classes begin with: what RecurrentGemma is called makes its feed-forward no mixer."""
     file = type(layer).__module__
-    return os.path.commonprefix([type(m).__name__ for m in layer.modules() if type(m).__module__ == file])
+    names = [type(m).__name__ for m in layer.modules() if type(m).__module__ == file]
+    alike = itertools.takewhile(lambda letters: len(set(letters)) == 1, zip(*names, strict=False))
+    return "".join(letters[0] for letters in alike)
 
 
 def _role(path: str) -> str | None:

@@ -7,12 +7,15 @@ from .requirements import what_to_install
 
 
 def main() -> None:
-    """Check that everything is installed before the imports that need it."""
+    """Check what is installed and set what is only read when torch and huggingface_hub are imported; then run."""
     problem = what_to_install()
     if problem is not None:
         sys.exit(problem)
-    # Read by huggingface_hub when it is imported: the demo must never wait for a network.
+    # The demo must never wait for a network.
     os.environ["HF_HUB_OFFLINE"] = "1"
+    # Threads that wait for each other must not keep a core busy meanwhile: when another program needs a core too,
+    # that makes training five times slower.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from .cli import run
 
     run()

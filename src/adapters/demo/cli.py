@@ -1,6 +1,5 @@
 """The demo from beginning to end. `python -m adapters.demo --help` lists the options."""
 
-import os
 import subprocess
 import sys
 import time
@@ -16,9 +15,12 @@ from torch import Tensor, nn
 from . import baseline, training
 from .encoder import Texts, accuracy, load_adapter_model, load_plain_model, model_folder, predict_logits, tokenize
 from .handover import ADAPTER_FOLDER, size_on_disk, write_test_set
-from .harvest import KINDS, Example, Split, harvest, split
+from .harvest import TOPICS, Example, Split, harvest, split
 from .picture import draw_curve
 from .report import Result, follow, print_header, print_results
+
+_OUTPUT = Path("demo-output")
+_EVERY_IN_QUICK = 20
 
 
 def run() -> None:
@@ -27,9 +29,7 @@ def run() -> None:
 
 
 def main(
-    output: Annotated[Path, typer.Option(help="Folder for the adapter, the picture and the test set.")] = Path(
-        "demo-output"
-    ),
+    output: Annotated[Path, typer.Option(help="Folder for the adapter, the picture and the test set.")] = _OUTPUT,
     epochs: Annotated[int, typer.Option(min=1, help="Rounds over the training texts.")] = training.EPOCHS,
     seed: Annotated[int, typer.Option(help="Seed of initial weights, dropout and the order of texts.")] = 0,
     quick: Annotated[bool, typer.Option("--quick", help="A tiny run that shows every part; learns little.")] = False,
@@ -42,14 +42,14 @@ def main(
 
     data = split(harvest())
     if quick:
-        data, epochs = Split(data.train[::20], data.test[::20]), 1
+        data, epochs = Split(data.train[::_EVERY_IN_QUICK], data.test[::_EVERY_IN_QUICK]), 1
     encoder = load_plain_model()
     parameters = sum(p.numel() for p in encoder.parameters())
     print_header(console, model_folder().parent.name, parameters, data)
 
     train_texts, test_texts = _labelled(data.train), _labelled(data.test)
     model = load_adapter_model()
-    training.add_adapter(model, list(KINDS))
+    training.add_adapter(model, list(TOPICS))
     baselines = _measure_baselines(encoder, model.heads[training.ADAPTER], train_texts, test_texts, output)
 
     clock = time.perf_counter()
@@ -76,8 +76,8 @@ def main(
 
 
 def _labelled(examples: list[Example]) -> Texts:
-    kinds = list(KINDS)
-    labels = torch.tensor([kinds.index(example.kind) for example in examples])
+    topics = list(TOPICS)
+    labels = torch.tensor([topics.index(example.topic) for example in examples])
     return Texts(tokenize([example.text for example in examples]), labels)
 
 
@@ -110,6 +110,6 @@ def _measure_baselines(encoder: Any, head: nn.Module, train: Texts, test: Texts,
 def _predict_in_new_process(output: Path) -> None:
     sys.stdout.flush()  # or its output would come before ours where stdout is a file
     command = [sys.executable, "-m", "adapters.demo.predict", str(output)]
-    result = subprocess.run(command, env={**os.environ, "HF_HUB_OFFLINE": "1"}, check=False)
+    result = subprocess.run(command, check=False)
     if result.returncode != 0:
         raise typer.Exit(result.returncode)

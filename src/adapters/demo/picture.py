@@ -16,7 +16,7 @@ def draw_curve(path: Path, curve: list[Progress], baselines: list[Result]) -> No
     from matplotlib import pyplot
 
     figure, (loss_axes, accuracy_axes) = pyplot.subplots(2, 1, sharex=True, figsize=(7, 7), layout="constrained")
-    figure.suptitle("An adapter learns what kind of code a docstring documents")
+    figure.suptitle("An adapter learns which part of the library a docstring comes from")
 
     steps = [point.step for point in curve]
     losses = [point.loss for point in curve]

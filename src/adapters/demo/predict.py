@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .encoder import accuracy, load_adapter_model, predict_logits, tokenize
 from .handover import ADAPTER_FOLDER, read_test_set
-from .report import print_predictions, some_of_each_kind
+from .report import print_predictions, some_of_each_topic
 
 
 def main(
@@ -21,21 +21,21 @@ def main(
     console = Console(highlight=False)
     model = load_adapter_model()
     model.load_adapter(str(folder / ADAPTER_FOLDER), set_active=True)
-    kinds: list[str] = model.get_labels()
+    topics: list[str] = model.get_labels()
     if texts:
         for text, logits in zip(texts, predict_logits(model, tokenize(texts)), strict=True):
-            console.print(f"{kinds[int(logits.argmax())]:<10} {text}", markup=False)
+            console.print(f"{topics[int(logits.argmax())]:<10} {text}", markup=False)
     else:
-        _predict_test_set(console, model, kinds, folder)
+        _predict_test_set(console, model, topics, folder)
 
 
-def _predict_test_set(console: Console, model: Any, kinds: list[str], folder: Path) -> None:
+def _predict_test_set(console: Console, model: Any, topics: list[str], folder: Path) -> None:
     examples, expected = read_test_set(folder)
     logits = predict_logits(model, tokenize([example.text for example in examples]))
-    shown = some_of_each_kind(examples)
-    print_predictions(console, [examples[i] for i in shown], [kinds[int(logits[i].argmax())] for i in shown])
+    shown = some_of_each_topic(examples)
+    print_predictions(console, [examples[i] for i in shown], [topics[int(logits[i].argmax())] for i in shown])
     _check_identical(logits, expected)
-    labels = torch.tensor([kinds.index(example.kind) for example in examples])
+    labels = torch.tensor([topics.index(example.topic) for example in examples])
     console.print(
         f"The adapter loaded from {folder / ADAPTER_FOLDER} gives the logits of training, bit for bit, "
         f"on all {len(examples)} test docstrings: test accuracy {accuracy(logits, labels):.1%}.",

@@ -13,10 +13,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 from rich.progress import Progress as ProgressBar
 from rich.table import Table
 
-from .harvest import KINDS, Example, Split
+from .harvest import TOPICS, Example, Split
 from .training import Progress
 
-_PER_KIND = 2
+_PER_TOPIC = 2
 _READABLE = range(30, 100)
 
 
@@ -33,25 +33,25 @@ class Result:
 
 def print_header(console: Console, model: str, parameters: int, data: Split) -> None:
     """What will happen, with which model and which data."""
-    console.print("[bold]Reading docstrings: what kind of code does this text document?[/]")
+    console.print("[bold]Reading docstrings: which part of the library does this text come from?[/]")
     console.print(f"model   {model}, {parameters:,} parameters, from a folder on this disk")
-    console.print("text    first paragraphs of docstrings in Python's standard library, by package:")
-    console.print(f"        train {_packages(data.train)}\n        test  {_packages(data.test)}")
+    console.print("text    first paragraphs of docstrings in Python's standard library, divided by module:")
+    console.print(f"        train {_modules(data.train)}\n        test  {_modules(data.test)}")
     table = Table(box=SIMPLE_HEAD, show_footer=True)
-    table.add_column("label", "all")
-    table.add_column("the docstring belongs to")
+    table.add_column("topic", "all")
+    table.add_column("what its modules are about")
     table.add_column("train", str(len(data.train)), justify="right")
     table.add_column("test", str(len(data.test)), justify="right")
-    train, test = (Counter(example.kind for example in examples) for examples in (data.train, data.test))
-    for kind, meaning in KINDS.items():
-        table.add_row(kind, meaning, str(train[kind]), str(test[kind]))
+    train, test = (Counter(example.topic for example in examples) for examples in (data.train, data.test))
+    for topic, (meaning, _) in TOPICS.items():
+        table.add_row(topic, meaning, str(train[topic]), str(test[topic]))
     console.print(table)
 
 
-def _packages(examples: list[Example]) -> str:
-    names = sorted({example.package for example in examples if not example.package.startswith("_")})
+def _modules(examples: list[Example]) -> str:
+    names = sorted({example.module for example in examples})
     few = ", ".join(names[:: max(1, len(names) // 4)][:4])
-    return f"{len(names)} packages ({few}, ...)"
+    return f"{len(names)} modules ({few}, ...)"
 
 
 def follow(console: Console, training: Iterable[Progress]) -> list[Progress]:
@@ -91,17 +91,19 @@ def print_results(console: Console, results: list[Result], parameters: int, test
             "" if result.seconds is None else f"{result.seconds:.0f} s",
         )
     console.print(table)
+    console.print("frozen: only a head is trained, on the first token (as with the adapter) or the mean of all.")
+    console.print(f"±: standard error with {test_size} test texts.\n")
 
 
-def some_of_each_kind(examples: list[Example]) -> list[int]:
-    """Places of a few test examples that fit on a line, from different packages; chosen without asking the model."""
+def some_of_each_topic(examples: list[Example]) -> list[int]:
+    """Places of a few test examples that fit on a line, from different modules; chosen without asking the model."""
     chosen: list[int] = []
-    for kind in KINDS:
-        packages: set[str] = set()
+    for topic in TOPICS:
+        modules: set[str] = set()
         for place, example in enumerate(examples):
-            fits = example.kind == kind and len(example.text) in _READABLE and example.package not in packages
-            if fits and len(packages) < _PER_KIND:
-                packages.add(example.package)
+            fits = example.topic == topic and len(example.text) in _READABLE and example.module not in modules
+            if fits and len(modules) < _PER_TOPIC:
+                modules.add(example.module)
                 chosen.append(place)
     return chosen
 
@@ -112,8 +114,8 @@ def print_predictions(console: Console, examples: list[Example], predicted: list
     table.add_column("docstring")
     table.add_column("predicted", no_wrap=True)
     table.add_column("true", no_wrap=True)
-    for example, kind in zip(examples, predicted, strict=True):
-        colour = "green" if kind == example.kind else "red"
+    for example, topic in zip(examples, predicted, strict=True):
+        colour = "green" if topic == example.topic else "red"
         text = textwrap.shorten(example.text, width=_READABLE.stop, placeholder=" ...")
-        table.add_row(escape(text), f"[{colour}]{kind}[/]", example.kind)
+        table.add_row(escape(text), f"[{colour}]{topic}[/]", example.topic)
     console.print(table)
