@@ -37,8 +37,6 @@ class AdapterSetup:
     def __init__(self, adapter_setup: SetupLike, head_setup: Any = None, ignore_empty: bool = False) -> None:
         self.adapter_setup: AdapterCompositionBlock | None = parse_composition(adapter_setup)
         self.head_setup = head_setup
-        if head_setup is None and self.adapter_setup is not None:
-            self.head_setup = self.adapter_setup.last()
         self._tokens: list[Token[tuple[AdapterSetup, ...]]] = []
 
     def __enter__(self) -> AdapterSetup:
@@ -71,6 +69,6 @@ class AdapterSetup:
 
     @staticmethod
     def get_context_head_setup() -> Any:
-        """The head of the setup in use here."""
+        """The head that the setup in use here names, or None."""
         context = AdapterSetup.get_context()
         return context.head_setup if context is not None else None

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import GenerationMixin, PreTrainedModel
 
 from .anatomy import AdapterModelInterface, anatomy, anatomy_from_interface
 from .checkpoints import native
@@ -334,6 +334,7 @@ class ModelAdaptersMixin(nn.Module):
         adapter = native.load(
             registry, folder, self._model_type(), load_as, override, leave_out, safetensors_only=use_safetensors
         )
+        _check_name(adapter.name)
         attach_head = self._read_head(folder, adapter.name, id2label, use_safetensors) if with_head else None
         self._attach(adapter, set_active=False)
         if attach_head is not None:
@@ -393,12 +394,21 @@ class ModelAdaptersMixin(nn.Module):
     # -- the forward pass -------------------------------------------------------------------------------------------
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        if not OpenSetups.count or AdapterSetup.get_context() is None:
+        if not OpenSetups.count:
             return super().__call__(*args, **kwargs)
-        setup = AdapterSetup.get_context_adapter_setup()
+        with self._setup_in_use():
+            return super().__call__(*args, **kwargs)
+
+    @contextlib.contextmanager
+    def _setup_in_use(self) -> Iterator[None]:
+        """Use the setup of the `AdapterSetup` that the caller is in, if there is one."""
+        if AdapterSetup.get_context() is None:
+            yield
+            return
         registry = self._adapter_registry
+        setup = AdapterSetup.get_context_adapter_setup()
         with registry.table.borrowed(registry.compile(setup, registry.skip_layers)):
-            return super().__call__(*args, **kwargs)
+            yield
 
     def _set_gradient_checkpointing(
         self, enable: bool = True, gradient_checkpointing_func: Callable[..., Any] | None = None, **kwargs: Any
@@ -449,8 +459,18 @@ def adapted_class(own_class: type[nn.Module]) -> type[nn.Module]:
 _ADAPTED_CLASSES: dict[type[nn.Module], type[nn.Module]] = {}
 
 
+@functools.wraps(GenerationMixin.generate)
+def _generate_in_setup(self: Any, *args: Any, **kwargs: Any) -> Any:
+    """Generation calls the encoder of a model by itself, so the setup must be in use around the whole of it."""
+    own_class: Any = _own_class(type(self))
+    with self._setup_in_use():
+        return own_class.generate(self, *args, **kwargs)
+
+
 def _adapted_class(own_class: type[nn.Module]) -> type[nn.Module]:
     names = {key: getattr(own_class, key) for key in ("__module__", "__qualname__", "__doc__")}
+    if issubclass(own_class, GenerationMixin):
+        names["generate"] = _generate_in_setup
     return type(own_class.__name__, (ModelAdaptersMixin, own_class), names)
 
 
@@ -596,6 +616,7 @@ def add_saved_adapters(model: Any, config: Any) -> None:
 
 
 def _check_name(name: Any) -> None:
+    """Raise for what is no name. Files come from elsewhere, so the names in them are checked too."""
     if not isinstance(name, str):
         kind = type(name).__name__
         hint = " PEFT configurations cannot be added yet." if "peft" in type(name).__module__ else ""

@@ -25,34 +25,33 @@ class UnknownAdapterError(ValueError):
 class AdapterDict(nn.Module):
     """Adapters by name, as a place in the tree of modules.
 
-    `nn.ModuleDict` refuses names such as `a.b`, `type` or `keys`; adapters may have any name that files can have.
+    `nn.ModuleDict` refuses names such as `type`, `keys` and `a.b`; adapters may have any name that files can have. A dot
+    would divide the paths by which transformers finds modules, so that another character stands for it in them.
     """
 
+    _DOT = "\u2024"  # one dot leader
+
     def __getitem__(self, name: str) -> nn.Module:
-        module = self._modules[name]
+        module = self._modules[name.replace(".", self._DOT)]
         assert module is not None
         return module
 
     def __contains__(self, name: str) -> bool:
-        return name in self._modules
+        return name.replace(".", self._DOT) in self._modules
 
     def __len__(self) -> int:
         return len(self._modules)
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._modules)
-
-    def keys(self) -> Iterable[str]:
-        """The names."""
-        return self._modules.keys()
+        return (key.replace(self._DOT, ".") for key in self._modules)
 
     def attach(self, name: str, module: nn.Module) -> None:
         """Add a module under a name."""
-        self._modules[name] = module
+        self._modules[name.replace(".", self._DOT)] = module
 
     def remove(self, name: str) -> None:
         """Remove what has a name."""
-        del self._modules[name]
+        del self._modules[name.replace(".", self._DOT)]
 
 
 @dataclass(frozen=True)
@@ -122,7 +121,10 @@ class AdapterRegistry:
                 f"{', '.join(self.anatomy.missing)}. Describe the model with an AdapterModelInterface: "
                 "adapters.init(model, interface=...)."
             )
-        return Adapter(name, config, tuple(method_of(config).place(config, self.anatomy)))
+        adapter = Adapter(name, config, tuple(method_of(config).place(config, self.anatomy)))
+        for _ in self._steps_of([adapter], ()):  # what cannot be activated is refused before anything is added
+            pass
+        return adapter
 
     def attach(self, adapter: Adapter) -> None:
         """Add a built adapter, with the device and type of numbers of the modules that it is attached to."""
@@ -183,17 +185,20 @@ class AdapterRegistry:
             self[name]
 
     def _steps(self, setup: AdapterCompositionBlock, skip_layers: Sequence[int]) -> Iterator[tuple[HookPoint, Step]]:
-        names = names_in_order(setup)
+        yield from self._steps_of([self[name] for name in names_in_order(setup)], skip_layers)
+
+    def _steps_of(self, adapters: Sequence[Adapter], skip_layers: Sequence[int]) -> Iterator[tuple[HookPoint, Step]]:
+        """The steps of adapters that act one after the other. An invertible one acts only if it is the first's."""
         by_sublayer: dict[int, list[Placement]] = {}
-        for name in names:
-            for placement in self[name].placements:
+        for adapter in adapters:
+            for placement in adapter.placements:
                 if placement.sublayer is not None and placement.layer not in skip_layers:
                     by_sublayer.setdefault(id(placement.sublayer), []).append(placement)
         for _, sublayer in self.anatomy.sublayers():
             placements = by_sublayer.get(id(sublayer))
             if placements:
                 yield from sublayer_steps(self.base, sublayer, [p.module for p in placements])  # type: ignore[misc]
-        yield from invertible_steps(self.base, self.anatomy, self[names[0]].placements, self.output_embeddings)
+        yield from invertible_steps(self.base, self.anatomy, adapters[0].placements, self.output_embeddings)
 
     def detach(self) -> None:
         """Remove all adapters and hooks."""
@@ -249,10 +254,10 @@ def _container(host: nn.Module, path: str) -> AdapterDict:
     *outer, last = path.split(".")
     for name in outer:
         if name not in host._modules:
-            host.add_module(name, nn.Module())
+            host.add_module(name, nn.Module().train(host.training))
         host = host.get_submodule(name)
     if last not in host._modules:
-        host.add_module(last, AdapterDict())
+        host.add_module(last, AdapterDict().train(host.training))
     container = host.get_submodule(last)
     if not isinstance(container, AdapterDict):
         raise ValueError(f"{type(host).__name__} has a module named {last!r} already; this model cannot be adapted.")

@@ -1,4 +1,4 @@
-"""`AdapterModelInterface`: the parts of a model by name, for modules that cannot be read or should be read otherwise."""
+"""`AdapterModelInterface`: the parts of a model by name, for modules that cannot be read, or not as wished."""
 
 from __future__ import annotations
 
@@ -92,7 +92,13 @@ def anatomy_from_interface(base: nn.Module, interface: AdapterModelInterface) ->
 
 
 def _sublayers(layer: nn.Module, path: str, interface: AdapterModelInterface) -> Iterator[Sublayer]:
-    projections = {"q": "attn_q_proj", "k": "attn_k_proj", "v": "attn_v_proj", "qkv": "attn_qkv_proj", "o": "attn_o_proj"}
+    projections = {
+        "q": "attn_q_proj",
+        "k": "attn_k_proj",
+        "v": "attn_v_proj",
+        "qkv": "attn_qkv_proj",
+        "o": "attn_o_proj",
+    }
     named = {role: getattr(interface, field) for role, field in projections.items()}
     for kind, attention, before in (
         ("attention", interface.layer_self_attn, interface.layer_pre_self_attn),
@@ -143,4 +149,6 @@ def _submodule(module: nn.Module, path: str, field: str) -> nn.Module:
         names = [name for name, _ in module.named_modules() if name]
         near = difflib.get_close_matches(path, names, n=3, cutoff=0.5)
         hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"there are {', '.join(names[:12])}."
-        raise ValueError(f"The interface's {field} names {path!r}, which {type(module).__name__} has not; {hint}") from None
+        raise ValueError(
+            f"The interface's {field} names {path!r}, which {type(module).__name__} has not; {hint}"
+        ) from None

@@ -75,17 +75,17 @@ def write_tensors(folder: Path, names: tuple[str, str], tensors: Mapping[str, Te
         tensors: The tensors by name. Two names may share one tensor.
         use_safetensors: Which format.
     """
+    empty = [key for key, tensor in tensors.items() if tensor.is_meta or tensor.numel() == 0]
+    if empty:
+        raise AdapterFileError(
+            f"Not saved: {', '.join(empty)} hold no numbers here (sharded over processes, or on the meta device)."
+        )
     detached: dict[str, Tensor] = {}
     seen: set[int] = set()
     for key, tensor in tensors.items():
         plain = tensor.detach().cpu().contiguous()
         detached[key] = plain.clone() if plain.data_ptr() in seen else plain  # safetensors refuses shared memory
         seen.add(plain.data_ptr())
-    empty = [key for key, tensor in detached.items() if tensor.is_meta or tensor.numel() == 0]
-    if empty:
-        raise AdapterFileError(
-            f"Not saved: {', '.join(empty)} hold no numbers here (sharded over processes, or on the meta device)."
-        )
     safe, unsafe = folder / names[0], folder / names[1]
     if use_safetensors:
         atomically(safe, lambda temporary: save_file(detached, temporary))
@@ -114,7 +114,9 @@ def read_tensors(folder: Path, names: tuple[str, str], safetensors_only: bool = 
     except SafetensorError as error:
         raise AdapterFileError(f"{safe} cannot be read ({error}); is it cut off?") from None
     except Exception as error:  # torch.load raises whatever it meets in a broken file
-        raise AdapterFileError(f"{unsafe} cannot be read as weights ({str(error).splitlines()[0]}).") from None
+        raise AdapterFileError(
+            f"{unsafe} cannot be read as weights ({type(error).__name__}: {str(error).partition(chr(10))[0]})."
+        ) from None
     wanted = names[0] if safetensors_only else f"{names[0]} or {names[1]}"
     raise AdapterFileError(f"There is no {wanted} in {folder}{_contents(folder)}")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import copy
 import dataclasses
 import difflib
 import re
@@ -44,7 +45,7 @@ class AdapterConfig(Mapping[str, Any]):
 
     def to_dict(self) -> dict[str, Any]:
         """All fields, as `adapter_config.json` holds them."""
-        return {name: dict(v) if isinstance(v, Mapping) else v for name, v in self.items()}
+        return {name: copy.deepcopy(value) for name, value in self.items()}
 
     def replace(self, **changes: Any) -> AdapterConfig:
         """The same configuration with some fields changed.
@@ -159,16 +160,19 @@ def parse_preset(text: str) -> tuple[str, dict[str, Any]]:
         call = ast.parse(f"f({match['fields'] or ''})", mode="eval").body
         if not isinstance(call, ast.Call) or call.args:
             raise SyntaxError
-        # Bare words are strings, so that shells need no quotes.
-        fields = {
-            str(k.arg): k.value.id if isinstance(k.value, ast.Name) else ast.literal_eval(k.value)
-            for k in call.keywords
-        }
+        fields = {str(k.arg): _read_value(k.value) for k in call.keywords}
     except (SyntaxError, ValueError):
         raise AdapterConfigError(
             f"Cannot read {text!r}; write a preset like 'seq_bn' or 'seq_bn[reduction_factor=32, non_linearity=gelu]'."
         ) from None
     return match["name"], fields
+
+
+def _read_value(node: ast.expr) -> Any:
+    """A literal. Bare words are strings, so that shells need no quotes; `true`, `false`, `none` are what they say."""
+    if isinstance(node, ast.Name):
+        return {"true": True, "false": False, "none": None}.get(node.id.lower(), node.id)
+    return ast.literal_eval(node)
 
 
 def _unknown_preset(name: str) -> str:

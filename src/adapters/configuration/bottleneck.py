@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -96,10 +97,14 @@ class BnConfig(AdapterConfig):
     stochastic_depth: float | None = 0.0
 
     def __post_init__(self) -> None:
-        factors = (
-            self.reduction_factor.values() if isinstance(self.reduction_factor, Mapping) else [self.reduction_factor]
-        )
-        _require(all(_is_number(f) and f > 0 for f in factors), self, "reduction_factor", "a number above 0")
+        object.__setattr__(self, "leave_out", copy.deepcopy(self.leave_out))  # what was given may be changed later
+        object.__setattr__(self, "reduction_factor", copy.deepcopy(self.reduction_factor))
+        for name in _SWITCHES:
+            _require(isinstance(self[name], bool), self, name, "True or False")
+        factor = self.reduction_factor
+        per_layer = factor if isinstance(factor, Mapping) else {"default": factor}
+        is_factor = all(map(_is_positive, per_layer.values())) and all(map(_is_layer_key, per_layer))
+        _require(is_factor, self, "reduction_factor", "a number above 0, or such numbers by layer and 'default'")
         _require(str(self.non_linearity).lower() in _ACTIVATIONS, self, "non_linearity", _choices(_ACTIVATIONS))
         _require(self.init_weights in _INITS, self, "init_weights", _choices(_INITS))
         _require(
@@ -119,14 +124,17 @@ class BnConfig(AdapterConfig):
         )
         _require(self.inv_adapter in (None, "nice", "glow"), self, "inv_adapter", "'nice', 'glow' or None")
         _require(
-            self.inv_adapter is None or _is_number(self.inv_adapter_reduction_factor),
+            self.inv_adapter is None or _is_positive(self.inv_adapter_reduction_factor),
             self,
             "inv_adapter_reduction_factor",
-            "a number when inv_adapter is set",
+            "a number above 0 when inv_adapter is set",
         )
         _require(_is_probability(self.dropout), self, "dropout", "a probability in [0, 1)")
         _require(_is_probability(self.stochastic_depth or 0.0), self, "stochastic_depth", "a probability in [0, 1)")
-        _require(all(isinstance(i, int) for i in self.leave_out), self, "leave_out", "a list of layer numbers")
+        is_list = isinstance(self.leave_out, (list, tuple)) and all(map(_is_index, self.leave_out))
+        _require(is_list, self, "leave_out", "a list of layer numbers")
+        is_seed = self.init_weights_seed is None or _is_index(self.init_weights_seed)
+        _require(is_seed, self, "init_weights_seed", "a whole number or None")
         self._check_hypercomplex()
 
     def _check_hypercomplex(self) -> None:
@@ -244,12 +252,37 @@ HoulsbyConfig = DoubleSeqBnConfig
 HoulsbyInvConfig = DoubleSeqBnInvConfig
 ParallelConfig = ParBnConfig
 
+_SWITCHES = (
+    "mh_adapter",
+    "output_adapter",
+    "cross_adapter",
+    "original_ln_before",
+    "original_ln_after",
+    "ln_before",
+    "ln_after",
+    "is_parallel",
+    "use_gating",
+    "adapter_residual_before_ln",
+    "phm_layer",
+)
 _INITS = ("bert", "mam_adapter", "houlsby")
 _ACTIVATIONS = (*ACT2FN, "leakyrelu")
 
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _is_positive(value: Any) -> bool:
+    return _is_number(value) and value > 0
+
+
+def _is_index(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _is_layer_key(key: Any) -> bool:
+    return key == "default" or str(key).isdigit()
 
 
 def _is_probability(value: Any) -> bool:

@@ -34,12 +34,13 @@ TOPICS: dict[str, tuple[str, str]] = {
         "numbers, dates and containers",
         "collections datetime _pydatetime calendar _strptime decimal _pydecimal fractions numbers statistics random "
         "heapq bisect enum dataclasses copy types weakref graphlib array _collections_abc _pylong zoneinfo colorsys "
-        "functools operator typing abc _py_abc copyreg",
+        "functools operator typing abc copyreg",
     ),
     "files": (
         "paths, archives, compression and persistence",
         "os pathlib shutil tempfile glob fnmatch posixpath ntpath genericpath stat filecmp fileinput zipfile tarfile "
-        "gzip bz2 lzma _compression _pyio io dbm shelve pickle pickletools sqlite3 linecache zipapp aifc wave sunau chunk",
+        "gzip bz2 lzma _compression _pyio io dbm shelve pickle pickletools sqlite3 linecache zipapp aifc wave sunau "
+        "chunk",
     ),
     "testing": (
         "tests, debugging, profiling and logging",
@@ -47,8 +48,8 @@ TOPICS: dict[str, tuple[str, str]] = {
     ),
     "language": (
         "compiling, importing and inspecting Python",
-        "ast dis inspect tokenize token symtable compileall py_compile importlib pkgutil modulefinder code codeop pyclbr "
-        "pydoc opcode runpy zipimport venv distutils lib2to3 ensurepip sysconfig site _bootsubprocess tabnanny",
+        "ast dis inspect tokenize token symtable compileall py_compile importlib pkgutil modulefinder code codeop "
+        "pyclbr pydoc opcode runpy zipimport venv distutils lib2to3 ensurepip sysconfig site _bootsubprocess tabnanny",
     ),
     "interface": (
         "windows, terminals and command lines",
@@ -62,8 +63,8 @@ _TOPIC_OF = {name: topic for topic, (_, names) in TOPICS.items() for name in nam
 _LEFT_OUT = {"site-packages", "dist-packages", "test", "tests", "idle_test", "__phello__"}
 
 _MIN_WORDS = 5
-_MAX_PER_MODULE = 40
-_MAX_PER_TOPIC = 450
+_MAX_PER_MODULE = 80
+_MAX_PER_TOPIC = 700
 _FOLDS = 4
 
 

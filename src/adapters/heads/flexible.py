@@ -202,8 +202,8 @@ class ModelWithFlexibleHeadsAdaptersMixin(ModelAdaptersMixin):
 
     def forward(self, *args: Any, head: str | None = None, labels: Tensor | None = None, **kwargs: Any) -> Any:
         """The base model, then the active head (or `head`), with the loss if there are `labels`."""
-        name = head or AdapterSetup.get_context_head_setup() or self._active_head
-        if name is None or (head is None and name not in self.heads):
+        name = head or self._head_in_use()
+        if name is None:
             if labels is not None:
                 raise ValueError(f"labels were given, but no head is active. {unknown_name('', self.heads, 'head')}")
             return self._scaled(self._adapter_registry.base(*args, **kwargs))
@@ -218,6 +218,16 @@ class ModelWithFlexibleHeadsAdaptersMixin(ModelAdaptersMixin):
         inputs = HeadInputs(outputs[0], self._sentences(outputs[0], given), outputs.get("pooler_output"), outputs)
         result = self._head(name).predict(inputs, labels)
         return result.to_tuple() if as_tuple else result
+
+    def _head_in_use(self) -> str | None:
+        """The head that the setup in use names, or that of its last adapter; without a setup, the active one."""
+        context = AdapterSetup.get_context()
+        if context is None or (context.head_setup is None and context.adapter_setup is None):
+            return self._active_head
+        if context.head_setup is not None:
+            return cast(str, context.head_setup)
+        name = cast(Any, context.adapter_setup).last()
+        return name if name in self.heads else None
 
     def _sentences(self, hidden: Tensor, given: Mapping[str, Any]) -> Tensor:
         """One vector per row, from what the base model was given. Shape: (B, T, D) to (B, D)."""

@@ -23,7 +23,7 @@ from ..checkpoints.files import (
     write_tensors,
 )
 from ..checkpoints.native import fill
-from . import HEADS
+from . import HEADS, label_map
 
 
 def build_head(name: str, config: Mapping[str, Any], size: int, dropout: float) -> nn.Module:
@@ -65,7 +65,7 @@ def load_head(
     if not isinstance(config, dict) or not isinstance(saved_name, str):
         raise AdapterFileError(f"{folder} holds the head of a static class, {data.get('model_class')}.")
     if id2label is not None:
-        config = {**config, "label2id": {label: int(i) for i, label in id2label.items()}}
+        config = {**config, "label2id": label_map(config.get("num_labels", len(id2label)), id2label)}
     head = build_head(name or saved_name, config, size, dropout)
     tensors = read_tensors(folder, HEAD_WEIGHTS, safetensors_only)
     fill({f"heads.{saved_name}": head}, tensors, "", str(folder))

@@ -1,0 +1,1 @@
+"""What runs in a forward pass: routings and the steps that they are made of."""
