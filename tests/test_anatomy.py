@@ -26,7 +26,33 @@ from adapters.anatomy import Anatomy, Layer, Sublayer, Tap, anatomy
 BUILT, WHOLE = 306, 249
 
 BY_NAME = {architecture.model_class: architecture for architecture in zoo.ARCHITECTURES}
-QUICK = ["AlbertForMaskedLM", "BartForConditionalGeneration", "BeitForImageClassification", "BertForMaskedLM", "BloomForCausalLM", "DebertaV2ForMaskedLM", "DeepseekV3ForCausalLM", "FalconForCausalLM", "FalconH1ForCausalLM", "Gemma2ForCausalLM", "Gemma4ForCausalLM", "GPT2LMHeadModel", "GPTJForCausalLM", "GPTNeoXForCausalLM", "Llama4ForCausalLM", "LlamaForCausalLM", "LongcatFlashForCausalLM", "MixtralForCausalLM", "ModernBertForMaskedLM", "Olmo2ForCausalLM", "OPTForCausalLM", "PhiForCausalLM", "Qwen3MoeForCausalLM", "SwinForImageClassification", "T5ForConditionalGeneration", "ViTForImageClassification"]
+QUICK = [
+    "AlbertForMaskedLM",
+    "BartForConditionalGeneration",
+    "BeitForImageClassification",
+    "BertForMaskedLM",
+    "BloomForCausalLM",
+    "DebertaV2ForMaskedLM",
+    "DeepseekV3ForCausalLM",
+    "FalconForCausalLM",
+    "FalconH1ForCausalLM",
+    "Gemma2ForCausalLM",
+    "Gemma4ForCausalLM",
+    "GPT2LMHeadModel",
+    "GPTJForCausalLM",
+    "GPTNeoXForCausalLM",
+    "LlamaForCausalLM",
+    "LongcatFlashForCausalLM",
+    "MixtralForCausalLM",
+    "ModernBertForMaskedLM",
+    "Olmo2ForCausalLM",
+    "OPTForCausalLM",
+    "PhiForCausalLM",
+    "Qwen3MoeForCausalLM",
+    "SwinForImageClassification",
+    "T5ForConditionalGeneration",
+    "ViTForImageClassification",
+]
 # What has no layers with attention, and what the anatomy says instead.
 WITHOUT = {
     "MambaForCausalLM": "MambaMixer",
@@ -512,10 +538,26 @@ def test_interface_has_the_fields_of_adapterhub() -> None:
     """As `adapter_interface.json` holds them (shared/reference/formats.md, A4)."""
     data = models.CUSTOM_INTERFACE.to_dict()
     assert AdapterModelInterface(**data) == models.CUSTOM_INTERFACE
-    assert (
-        sorted(data)
-        == ["adapter_methods", "attn_k_proj", "attn_o_proj", "attn_q_proj", "attn_qkv_proj", "attn_v_proj", "base_model", "layer_cross_attn", "layer_intermediate_proj", "layer_ln_1", "layer_ln_2", "layer_output_proj", "layer_pre_cross_attn", "layer_pre_ffn", "layer_pre_self_attn", "layer_self_attn", "model_embeddings", "model_layers"]
-    )
+    assert sorted(data) == [
+        "adapter_methods",
+        "attn_k_proj",
+        "attn_o_proj",
+        "attn_q_proj",
+        "attn_qkv_proj",
+        "attn_v_proj",
+        "base_model",
+        "layer_cross_attn",
+        "layer_intermediate_proj",
+        "layer_ln_1",
+        "layer_ln_2",
+        "layer_output_proj",
+        "layer_pre_cross_attn",
+        "layer_pre_ffn",
+        "layer_pre_self_attn",
+        "layer_self_attn",
+        "model_embeddings",
+        "model_layers",
+    ]
 
 
 def test_interface_that_describes_no_sublayer() -> None:

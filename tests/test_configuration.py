@@ -70,7 +70,41 @@ CLASSES: dict[str, type[BnConfig]] = {
     "compacter++": CompacterPlusPlusConfig,
 }
 # The dictionary of shared/reference/formats.md, A4, in full: these keys and no others.
-FIELDS = ["adapter_residual_before_ln", "cross_adapter", "dropout", "factorized_phm_W", "factorized_phm_rule", "hypercomplex_nonlinearity", "init_weights", "init_weights_seed", "inv_adapter", "inv_adapter_reduction_factor", "is_parallel", "learn_phm", "leave_out", "ln_after", "ln_before", "mh_adapter", "non_linearity", "original_ln_after", "original_ln_before", "output_adapter", "phm_bias", "phm_c_init", "phm_dim", "phm_init_range", "phm_layer", "phm_rank", "reduction_factor", "residual_before_ln", "scaling", "shared_W_phm", "shared_phm_rule", "stochastic_depth", "use_gating"]
+FIELDS = [
+    "adapter_residual_before_ln",
+    "cross_adapter",
+    "dropout",
+    "factorized_phm_W",
+    "factorized_phm_rule",
+    "hypercomplex_nonlinearity",
+    "init_weights",
+    "init_weights_seed",
+    "inv_adapter",
+    "inv_adapter_reduction_factor",
+    "is_parallel",
+    "learn_phm",
+    "leave_out",
+    "ln_after",
+    "ln_before",
+    "mh_adapter",
+    "non_linearity",
+    "original_ln_after",
+    "original_ln_before",
+    "output_adapter",
+    "phm_bias",
+    "phm_c_init",
+    "phm_dim",
+    "phm_init_range",
+    "phm_layer",
+    "phm_rank",
+    "reduction_factor",
+    "residual_before_ln",
+    "scaling",
+    "shared_W_phm",
+    "shared_phm_rule",
+    "stochastic_depth",
+    "use_gating",
+]
 
 every_preset = pytest.mark.parametrize("preset", ADAPTER_CONFIG_MAP)
 

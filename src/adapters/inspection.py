@@ -15,7 +15,7 @@ from torch import nn
 from .anatomy import Anatomy, Layer, Sublayer
 from .anatomy.inference import anatomy
 from .configuration import AdapterConfig
-from .methods import Placement, method_of
+from .methods import Placement, placements_of
 from .model import ModelAdaptersMixin
 
 
@@ -38,8 +38,7 @@ def inspect(model: nn.Module, config: str | Mapping[str, Any] | None = None) -> 
         parts = anatomy(base)
     placements: list[Placement] = []
     if config is not None:
-        loaded = AdapterConfig.load(config)
-        placements = list(method_of(loaded).place(loaded, parts))
+        placements = placements_of(AdapterConfig.load(config), parts)
     return "\n".join(_tree(parts, placements, base))
 
 

@@ -18,6 +18,7 @@ from torch import nn
 from transformers import GenerationMixin, PreTrainedModel
 
 from .anatomy import AdapterModelInterface, anatomy, anatomy_from_interface
+from .anatomy.interface import submodule
 from .checkpoints import native
 from .checkpoints.files import INTERFACE_CONFIG, read_json, write_json
 from .composition import AdapterCompositionBlock, SetupLike, parse_composition
@@ -204,8 +205,10 @@ class ModelAdaptersMixin(nn.Module):
         found: dict[int, dict[str, nn.Module]] = {}
         for p in sorted(self._adapter_registry[name].placements, key=lambda p: p.layer):
             places = found.setdefault(p.layer, {})
-            # Two sublayers of a BERT decoder follow the same switch; the second is that of cross-attention.
-            places[p.location if p.location not in places else "cross_adapter"] = p.module
+            is_cross = p.sublayer is not None and p.sublayer.kind == "cross_attention"
+            location = "cross_adapter" if is_cross else p.location
+            same = sum(name == location or name.startswith(f"{location}_") for name in places)
+            places[f"{location}_{same + 1}" if same else location] = p.module
         return found
 
     def adapter_summary(self, as_dict: bool = False) -> str | list[Row]:
@@ -524,7 +527,7 @@ def setup_registry(model: nn.Module, interface: AdapterModelInterface | None = N
     """Find the parts of a model, and give it an empty registry."""
     base = cast(nn.Module, getattr(model, "base_model", model))
     if interface is not None and interface.base_model:
-        base = model.get_submodule(interface.base_model)
+        base = submodule(model, interface.base_model, "base_model")
     parts = anatomy(base) if interface is None else anatomy_from_interface(base, interface)
     base_path = next(name for name, module in model.named_modules() if module is base)
     outside = model is not base and isinstance(model, PreTrainedModel)

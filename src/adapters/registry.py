@@ -12,7 +12,7 @@ from torch import nn
 from .anatomy.parts import Anatomy
 from .composition import AdapterCompositionBlock, Stack
 from .configuration import AdapterConfig
-from .methods import Placement, method_of
+from .methods import Placement, method_of, placements_of
 from .runtime.hooks import HookPoint, HookTable, Routing, Step
 from .runtime.invertible import invertible_steps
 from .runtime.sublayers import joined, sublayer_steps
@@ -25,8 +25,8 @@ class UnknownAdapterError(ValueError):
 class AdapterDict(nn.Module):
     """Adapters by name, as a place in the tree of modules.
 
-    `nn.ModuleDict` refuses names such as `type`, `keys` and `a.b`; adapters may have any name that files can have. A dot
-    would divide the paths by which transformers finds modules, so that another character stands for it in them.
+    `nn.ModuleDict` refuses names such as `type`, `keys` and `a.b`; adapters may have any name that files can have. A
+    dot would divide the paths by which transformers finds modules, so that another character stands for it there.
     """
 
     _DOT = "\u2024"  # one dot leader
@@ -115,13 +115,7 @@ class AdapterRegistry:
         """
         if layers is not None:
             config = _only_layers(config, layers, self.anatomy)
-        if not self.anatomy.layers:
-            raise ValueError(
-                f"No adapter can be added to this {self.anatomy.model_class}: not found is "
-                f"{', '.join(self.anatomy.missing)}. Describe the model with an AdapterModelInterface: "
-                "adapters.init(model, interface=...)."
-            )
-        adapter = Adapter(name, config, tuple(method_of(config).place(config, self.anatomy)))
+        adapter = Adapter(name, config, tuple(placements_of(config, self.anatomy)))
         for _ in self._steps_of([adapter], ()):  # what cannot be activated is refused before anything is added
             pass
         return adapter

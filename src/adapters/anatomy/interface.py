@@ -75,14 +75,16 @@ def anatomy_from_interface(base: nn.Module, interface: AdapterModelInterface) ->
     Raises:
         ValueError: the interface names a module that is not there; the message says which there are.
     """
-    _submodule(base, interface.model_embeddings, "model_embeddings")
-    items = _submodule(base, interface.model_layers, "model_layers")
+    submodule(base, interface.model_embeddings, "model_embeddings")
+    items = submodule(base, interface.model_layers, "model_layers")
     layers = []
     for index, (name, layer) in enumerate(items.named_children()):
         path = f"{interface.model_layers}.{name}"
         layers.append(Layer(path, index, index, tuple(_sublayers(layer, path, interface))))
     if not layers:
         raise ValueError(f"model_layers={interface.model_layers!r} holds no modules.")
+    if not layers[0].sublayers:
+        raise ValueError("The interface describes no sublayer: name layer_self_attn or layer_output_proj.")
     size = layers[0].sublayers[0].size
     embeddings = base.get_submodule(interface.model_embeddings)
     token_sizes = [m.embedding_dim for m in embeddings.modules() if isinstance(m, nn.Embedding)]
@@ -122,7 +124,7 @@ def _sublayer(
 ) -> Sublayer:
     for name in (*found.values(), output, before, norm):
         if name is not None:
-            _submodule(layer, name, "layer")
+            submodule(layer, name, "layer")
     # An interface says which norm there is, but not whether it follows the addition: that is read, where it can be.
     last = found.get("o" if kind != "ffn" else "down", output)
     ends = [s for s in find_sublayers(layer).sublayers if any(last in paths for paths in s.projections.values())]
@@ -142,7 +144,12 @@ def _sublayer(
     )
 
 
-def _submodule(module: nn.Module, path: str, field: str) -> nn.Module:
+def submodule(module: nn.Module, path: str, field: str) -> nn.Module:
+    """A module by its path.
+
+    Raises:
+        ValueError: there is none; the message names the field of the interface, and near paths.
+    """
     try:
         return module.get_submodule(path)
     except AttributeError:

@@ -63,8 +63,8 @@ _TOPIC_OF = {name: topic for topic, (_, names) in TOPICS.items() for name in nam
 _LEFT_OUT = {"site-packages", "dist-packages", "test", "tests", "idle_test", "__phello__"}
 
 _MIN_WORDS = 5
-_MAX_PER_MODULE = 80
-_MAX_PER_TOPIC = 700
+_MAX_PER_MODULE = 40
+_MAX_PER_TOPIC = 450
 _FOLDS = 4
 
 
