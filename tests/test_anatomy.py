@@ -1,7 +1,7 @@
 """What the anatomy finds is really there, in every architecture of transformers: seen in a forward pass.
 
-The law: x is what a sublayer gives and r what it is added to, so x + r (of post-norm blocks: at the input of their norm)
-is what the model goes on with. A wrong place for either cannot fulfil it.
+The law: x is what a sublayer gives and r what it is added to, so x + r (of post-norm blocks: at the input of their
+norm) is what the model goes on with. A wrong place for either cannot fulfil it.
 """
 
 from __future__ import annotations
@@ -102,13 +102,9 @@ def tiny(name: str) -> tuple[Any, nn.Module]:
 
 def flat(value: Any) -> list[Any]:
     """A module's output, also a tuple or a record, as a list whose indices are those of taps."""
-    return (
-        list(value.values())
-        if isinstance(value, dict)
-        else list(value)
-        if isinstance(value, (tuple, list))
-        else [value]
-    )
+    if isinstance(value, dict):
+        value = tuple(value.values())
+    return list(value) if isinstance(value, (tuple, list)) else [value]
 
 
 def copied(value: Any) -> Any:
@@ -165,8 +161,8 @@ class Recording:
     def stream(self, parts: Anatomy, time: int, like: Tensor) -> list[Tensor]:
         """What the model goes on with after a time: the residuals that were found, what its blocks read and give.
 
-        Not what a norm reads: where nothing but a norm reads x + r, that norm belongs to the sublayer. If the anatomy says
-        that it lacks something, it is all that is seen anywhere.
+        Not what a norm reads: where nothing but a norm reads x + r, that norm belongs to the sublayer. If the anatomy
+        says that it lacks something, it is all that is seen anywhere.
         """
         if not parts.is_whole:
             seen = self.seen
@@ -283,7 +279,7 @@ def wrong_names(base: nn.Module, parts: Anatomy) -> Iterator[str]:
         yield f"layers are numbered {numbers}"
 
 
-# -- what is found is right -----------------------------------------------------------------------------------------------
+# -- what is found is right ----------------------------------------------------------------------------------
 
 
 @quick
@@ -339,7 +335,7 @@ def test_the_law_sees_wrong_places() -> None:
 
 def effect(name: str, preset: str) -> str | None:
     """What is wrong with an adapter in an architecture, if anything. A refusal is right if it leaves all as it was."""
-    model, base = tiny(name)
+    model, _ = tiny(name)
     given = zoo.tiny_inputs(model, BY_NAME[name])
 
     def outputs() -> list[Tensor]:
@@ -433,7 +429,7 @@ def test_adapters_act_in_all_architectures(preset: str, sweep: Iterator[zoo.Arch
     assert not found, "\n".join(found)
 
 
-# -- what is not found is said --------------------------------------------------------------------------------------------
+# -- what is not found is said -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("name", "said"), WITHOUT.items())
@@ -483,7 +479,7 @@ def test_projections_of_known_models() -> None:
     assert anatomy(mixtral).layers[0].sublayers[1].projections["experts"] == ("layers.0.mlp.experts",)
 
 
-# -- AdapterModelInterface ------------------------------------------------------------------------------------------------
+# -- AdapterModelInterface -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -566,7 +562,7 @@ def test_interface_that_describes_no_sublayer() -> None:
         adapters.init(models.bare("custom"), interface=nothing)
 
 
-# -- inspect --------------------------------------------------------------------------------------------------------------
+# -- inspect -------------------------------------------------------------------------------------------------
 
 
 def test_inspect_shows_the_anatomy() -> None:

@@ -339,7 +339,7 @@ def rows(model: Any) -> dict[str, tuple[bool, bool]]:
 
 
 def test_three_separate_states() -> None:
-    """Activating changes nothing that is trained, training nothing that others have, freezing nothing that is active."""
+    """Activating changes nothing that is trained; training, nothing of others; freezing, nothing that is active."""
     model = with_two()
     assert rows(model) == {"a": (False, True), "b": (False, True), "Full model": (False, True)}
     model.set_active_adapters("b")
@@ -987,6 +987,6 @@ def test_activation_that_fails_adds_nothing() -> None:
     without = {f: None for f in ("layer_pre_self_attn", "layer_pre_ffn")}
     adapters.init(model, interface=adapters.AdapterModelInterface(**{**interface.to_dict(), **without}))
     before = list(model.state_dict())
-    with pytest.raises(ValueError, match="residual of the .* is not known"):
+    with pytest.raises(ValueError, match=r"residual of the .* is not known"):
         model.add_adapter("a", "par_bn[reduction_factor=4]", set_active=True)
     assert list(model.state_dict()) == before and not model.has_adapters() and models.hooks(model) == 0

@@ -101,8 +101,9 @@ SIGNATURES: dict[Any, str] = {
     adapters.AdapterConfig.replace: "self, **changes",
     adapters.ModelAdaptersConfig.add: "self, adapter_name, config=None",
     adapters.ModelAdaptersConfig.get: "self, adapter_name",
-    adapters.AdapterModelInterface: "adapter_methods, model_embeddings, model_layers, layer_self_attn, layer_cross_attn, "
-    "attn_o_proj, layer_intermediate_proj, layer_output_proj, attn_k_proj=None, attn_q_proj=None, attn_v_proj=None, "
+    adapters.AdapterModelInterface: "adapter_methods, model_embeddings, model_layers, layer_self_attn, "
+    "layer_cross_attn, attn_o_proj, layer_intermediate_proj, layer_output_proj, attn_k_proj=None, "
+    "attn_q_proj=None, attn_v_proj=None, "
     "attn_qkv_proj=None, layer_pre_self_attn=None, layer_pre_cross_attn=None, layer_pre_ffn=None, layer_ln_1=None, "
     "layer_ln_2=None, base_model=None",
 }
@@ -110,8 +111,8 @@ METHODS = {
     "adapter_summary": "self, as_dict=False",
     "adapter_to": "self, name, device=None, dtype=None",
     "add_adapter": "self, adapter_name, config=None, overwrite_ok=False, set_active=False",
-    "add_classification_head": "self, head_name, num_labels=2, layers=2, activation_function='tanh', overwrite_ok=False, "
-    "multilabel=False, id2label=None, use_pooler=False",
+    "add_classification_head": "self, head_name, num_labels=2, layers=2, activation_function='tanh', "
+    "overwrite_ok=False, multilabel=False, id2label=None, use_pooler=False",
     "delete_adapter": "self, adapter_name",
     "delete_head": "self, head_name",
     "freeze_model": "self, freeze=True",
@@ -121,7 +122,8 @@ METHODS = {
     "get_prediction_heads_config": "self",
     "has_adapters": "self",
     "load_adapter": "self, adapter_name_or_path, config=None, version=None, model_name=None, load_as=None, "
-    "with_head=True, custom_weights_loaders=None, leave_out=None, id2label=None, set_active=False, use_safetensors=False",
+    "with_head=True, custom_weights_loaders=None, leave_out=None, id2label=None, set_active=False, "
+    "use_safetensors=False",
     "load_head": "self, save_directory, load_as=None, id2label=None, use_safetensors=False",
     "save_adapter": "self, save_directory, adapter_name, with_head=True, meta_dict=None, custom_weights_loaders=None, "
     "use_safetensors",
@@ -194,7 +196,8 @@ def in_new_process(code: str) -> str:
 
 
 def test_import_is_lazy() -> None:
-    code = "import sys, adapters, adapters.composition; print([m for m in sys.modules if m.split('.')[0] in ('torch', 'transformers')])"
+    code = "import sys, adapters, adapters.composition; "
+    code += "print([m for m in sys.modules if m.split('.')[0] in ('torch', 'transformers')])"
     assert in_new_process(code) == "[]"
 
 
@@ -293,8 +296,8 @@ def test_properties_of_adapterhub(name: str) -> None:
 def test_fields_of_configurations_keep_their_order() -> None:
     """As in adapters 1.3, of which configurations may have been written with positional arguments."""
     assert ", ".join(p.name for p in parameters(adapters.BnConfig)) == (
-        "mh_adapter, output_adapter, reduction_factor, non_linearity, original_ln_before, original_ln_after, ln_before, "
-        "ln_after, init_weights, init_weights_seed, is_parallel, scaling, use_gating, residual_before_ln, "
+        "mh_adapter, output_adapter, reduction_factor, non_linearity, original_ln_before, original_ln_after, "
+        "ln_before, ln_after, init_weights, init_weights_seed, is_parallel, scaling, use_gating, residual_before_ln, "
         "adapter_residual_before_ln, inv_adapter, inv_adapter_reduction_factor, cross_adapter, leave_out, dropout, "
         "phm_layer, phm_dim, factorized_phm_W, shared_W_phm, shared_phm_rule, factorized_phm_rule, phm_c_init, "
         "phm_init_range, learn_phm, hypercomplex_nonlinearity, phm_rank, phm_bias, stochastic_depth"

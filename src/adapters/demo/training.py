@@ -12,9 +12,9 @@ from torch import nn
 from .encoder import Texts, accuracy, predict_logits, shuffled_batches
 
 ADAPTER = "docstrings"
-# Chosen, like the learning rate and the number of epochs, on divisions of the modules other than the one reported.
+# Usual values; after three epochs the accuracy on other modules no longer rises.
 CONFIG = "seq_bn"
-EPOCHS = 4
+EPOCHS = 3
 _LEARNING_RATE = 2e-3
 _BATCH_SIZE = 32
 _WARMUP = 0.1
