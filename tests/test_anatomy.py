@@ -334,7 +334,10 @@ def test_the_law_sees_wrong_places() -> None:
 
 
 def effect(name: str, preset: str) -> str | None:
-    """What is wrong with an adapter in an architecture, if anything. A refusal is right if it leaves all as it was."""
+    """What is wrong with an adapter in an architecture, if anything.
+
+    A refusal is right if something was not found, and if it leaves all as it was.
+    """
     model, _ = tiny(name)
     given = zoo.tiny_inputs(model, BY_NAME[name])
 
@@ -354,6 +357,8 @@ def effect(name: str, preset: str) -> str | None:
     try:
         model.add_adapter("a", config, set_active=True)
     except (ValueError, NotImplementedError) as error:
+        if model._adapter_registry.anatomy.is_whole:
+            return f"is refused by a model that was found whole: {error}"
         after = restored()
         return f"{after} after {error}" if after else None
     ours = {id(p) for p in model._adapter_registry["a"].parameters()}
