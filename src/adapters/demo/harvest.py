@@ -1,6 +1,6 @@
 """Real labelled text without a download: the docstrings of Python's own standard library.
 
-The task is to read the first paragraph of a docstring and say which part of the library it comes from. The label needs
+The task is to read a docstring and say which part of the library it comes from. The label needs
 no annotator: a module belongs to one of the topics by which the library's own documentation groups its modules.
 """
 
@@ -63,14 +63,15 @@ _TOPIC_OF = {name: topic for topic, (_, names) in TOPICS.items() for name in nam
 _LEFT_OUT = {"site-packages", "dist-packages", "test", "tests", "idle_test", "__phello__"}
 
 _MIN_WORDS = 5
+_MAX_CHARACTERS = 600  # the model reads fewer
 _MAX_PER_MODULE = 40
 _MAX_PER_TOPIC = 450
-_FOLDS = 4
+_TEST_SHARE = 0.25
 
 
 @dataclass(frozen=True)
 class Example:
-    """The first paragraph of one docstring, and where it stands."""
+    """The text of one docstring, and where it stands."""
 
     text: str
     topic: str
@@ -113,13 +114,18 @@ def harvest(library: Path | None = None) -> list[Example]:
 def split(examples: list[Example]) -> Split:
     """Divide by module: all docstrings of a file are in training, or all are in the test.
 
-    Within each topic every fourth module is for the test, in the order of a hash of its name: every topic is tested on
-    several modules, and which ones does not depend on the machine.
+    Within each topic modules are taken for the test, in the order of a hash of their names, until they have a quarter
+    of the texts: every topic is tested on several modules, and which ones does not depend on the machine.
     """
     for_test: set[str] = set()
     for topic in TOPICS:
-        modules = sorted({e.module for e in examples if e.topic == topic}, key=_stable_hash)
-        for_test.update(modules[::_FOLDS])
+        sizes = Counter(example.module for example in examples if example.topic == topic)
+        wanted = sizes.total() * _TEST_SHARE
+        for module in sorted(sizes, key=_stable_hash):
+            if sizes[module] <= wanted / 3:  # no test of a topic is mostly one module
+                for_test.add(module)
+            if sum(sizes[m] for m in for_test) >= wanted:
+                break
     return Split(
         [example for example in examples if example.module not in for_test],
         [example for example in examples if example.module in for_test],
@@ -143,22 +149,22 @@ def _examples_of_file(path: Path, module: str, topic: str) -> Iterator[Example]:
         if not docstring:
             continue
         name = module if isinstance(node, ast.Module) else node.name
-        text = _first_paragraph(docstring, name, module)
+        text = _prose(docstring, name, module)
         if len(re.findall(r"[A-Za-z]{2,}", text)) >= _MIN_WORDS:
             yield Example(text, topic, module, name)
 
 
-def _first_paragraph(docstring: str, name: str, module: str) -> str:
-    """The summary, without the signature that older docstrings open with and without the module's own name.
+def _prose(docstring: str, name: str, module: str) -> str:
+    """The text before examples, without the signature that older docstrings open with, and without the module's name.
 
     "The asyncio event loop" would give its topic away to whoever has seen the sister modules of asyncio in training.
     """
     signature = rf"(?:\w+\.)*{re.escape(name)}\([^)]*\)(?:[ \t]*->.*)?"
     without_signature = re.sub(signature, "", docstring).lstrip(" \t\n:.-")
-    paragraph = re.split(r"\n\s*\n|>>>", without_signature)[0]
+    prose = without_signature.partition(">>>")[0]
     for part in {module, *module.split(".")}:
-        paragraph = re.sub(rf"\b{re.escape(part)}\b", "", paragraph, flags=re.IGNORECASE)
-    return " ".join(paragraph.split())
+        prose = re.sub(rf"\b{re.escape(part)}\b", "", prose, flags=re.IGNORECASE)
+    return " ".join(prose.split())[:_MAX_CHARACTERS]
 
 
 def _balance(examples: list[Example]) -> list[Example]:

@@ -35,7 +35,7 @@ def print_header(console: Console, model: str, parameters: int, data: Split) -> 
     """What will happen, with which model and which data."""
     console.print("[bold]Reading docstrings: which part of the library does this text come from?[/]")
     console.print(f"model   {model}, {parameters:,} parameters, from a folder on this disk")
-    console.print("text    first paragraphs of docstrings in Python's standard library, divided by module:")
+    console.print("text    docstrings of Python's standard library, divided by module:")
     console.print(f"        train {_modules(data.train)}\n        test  {_modules(data.test)}")
     table = Table(box=SIMPLE_HEAD, show_footer=True)
     table.add_column("topic", "all")
