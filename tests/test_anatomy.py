@@ -23,7 +23,7 @@ from adapters import AdapterConfig, AdapterModelInterface
 from adapters.anatomy import Anatomy, Layer, Sublayer, Tap, anatomy
 
 # At the time of writing; may only rise.
-BUILT, WHOLE = 306, 249
+BUILT, WHOLE = 306, 250
 
 BY_NAME = {architecture.model_class: architecture for architecture in zoo.ARCHITECTURES}
 QUICK = [

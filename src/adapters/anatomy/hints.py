@@ -1,4 +1,4 @@
-"""What inference cannot know: where AdapterHub's `adapters` put its modules in a few architectures, in its own way.
+"""What inference cannot know, above all where AdapterHub's `adapters` put its modules in its own way.
 
 A row names the model type of the configuration, and what to change of each sublayer that was found. Without a row an
 architecture works; the rows keep the files that were written by AdapterHub's `adapters` valid.
@@ -44,29 +44,28 @@ def _phi(sublayer: Sublayer, layer: Layer) -> Sublayer:
     return replace(sublayer, upstream_residual=()) if sublayer.kind == "ffn" else sublayer
 
 
-SUBLAYER_HINTS: dict[str, SublayerHint] = {"albert": _albert, "modernbert": _modernbert, "gptj": _gptj, "phi": _phi}
+def _llama4(sublayer: Sublayer, layer: Layer) -> Sublayer:
+    """The experts give all tokens in one row, which are brought into the shape of the residual to be added to it."""
+    if sublayer.kind != "ffn":
+        return sublayer
+    return replace(sublayer, residual=Tap(f"{layer.path}.post_attention_layernorm", "input"), is_flat=True)
+
+
+SUBLAYER_HINTS: dict[str, SublayerHint] = {
+    "albert": _albert,
+    "modernbert": _modernbert,
+    "gptj": _gptj,
+    "phi": _phi,
+    "llama4_text": _llama4,
+}
 
 # Where invertible adapters of the first tower act, if not on its embeddings.
 EMBEDDING_HINTS: dict[str, Tap] = {"whisper": Tap("encoder.layer_norm")}
 
 # Static classes of these do not undo an invertible adapter before their output embeddings, all others do.
 WITHOUT_INVERSE = frozenset(
-    (
-        *(
-            "albert",
-            "bart",
-            "beit",
-            "bert",
-            "bert-generation",
-            "clip",
-            "deberta",
-            "deberta-v2",
-            "distilbert",
-            "electra",
-        ),
-        *("encoder-decoder", "gpt2", "gptj", "llama", "mbart", "mistral", "mt5", "plbart", "roberta", "t5", "vit"),
-        *("whisper", "xlm-roberta", "xmod"),
-    )
+    "albert bart beit bert bert-generation clip deberta deberta-v2 distilbert electra encoder-decoder gpt2 gptj llama "  # noqa: SIM905
+    "mbart mistral mt5 plbart roberta t5 vit whisper xlm-roberta xmod".split()
 )
 
 # Models whose halves are models of their own: what layers share is shared within a half, and the numbers of layers in

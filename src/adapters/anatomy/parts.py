@@ -56,6 +56,7 @@ class Site:
         norm_follows: Whether the model really applies that norm to x + r.
         ignores_residual: Whether adapters read x where they should read x + r.
         is_swapped: Whether adapters take x for r, and r for x.
+        is_flat: Whether x is to be brought into the shape of r.
     """
 
     output: Tap
@@ -64,6 +65,7 @@ class Site:
     norm_follows: bool
     ignores_residual: bool = False
     is_swapped: bool = False
+    is_flat: bool = False
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,7 @@ class Sublayer:
         upstream_residual: What AdapterHub's adapters took for r, where that is not r: the sum of these (`hints.py`).
         upstream_norm: What they took for the norm, likewise.
         upstream_swaps: Whether they took x for r, and r for x.
+        is_flat: Whether x has its tokens in one row, (B·T, D), where it can be seen; r has (B, T, D).
     """
 
     kind: Kind
@@ -105,6 +108,7 @@ class Sublayer:
     upstream_residual: tuple[Tap, ...] | None = None
     upstream_norm: str | None = None
     upstream_swaps: bool = False
+    is_flat: bool = False
 
     def site(self, model_continues: bool, is_parallel: bool) -> Site:
         """Where an adapter acts.
@@ -121,10 +125,10 @@ class Sublayer:
             norm = self.upstream_norm or self.norm
             follows = norm is not None and not self.norm_on_branch and self.upstream_norm is None
             ignores = self.upstream_residual == () and not is_parallel
-            return Site(self.output, residual, norm, follows, ignores, self.upstream_swaps)
+            return Site(self.output, residual, norm, follows, ignores, self.upstream_swaps, self.is_flat)
         if self.norm_on_branch and self.norm is not None:
             return Site(Tap(self.norm), own_residual, None, False)
-        return Site(self.output, own_residual, self.norm, self.norm is not None)
+        return Site(self.output, own_residual, self.norm, self.norm is not None, is_flat=self.is_flat)
 
     @property
     def missing(self) -> list[str]:

@@ -110,6 +110,7 @@ class ChangeOutput:
         norm: The block's norm, if it has one.
         finishes: Whether the last adapter ends a pre-norm block by itself (`original_ln_after` off).
         is_swapped: Whether the adapters take x for r, and r for x.
+        is_flat: Whether x is brought into the shape of r for them.
         gate: Holds a tensor if this call of a module that is called several times is the right one.
         kept: Where to leave x′ and r for `ReplaceNormOutput`.
     """
@@ -120,6 +121,7 @@ class ChangeOutput:
     norm: nn.Module | None
     finishes: bool
     is_swapped: bool = False
+    is_flat: bool = False
     gate: Cell | None = None
     kept: tuple[Cell, Cell] | None = None
 
@@ -129,6 +131,9 @@ class ChangeOutput:
         x = output if self.index is None else output[self.index]
         summands = [cell.take() for cell in self.residual]
         r: Any = sum(summands[1:], summands[0]) if summands else None
+        shape = x.shape
+        if self.is_flat:
+            x = x.reshape(r.shape)
         if self.is_swapped:
             x, r = r, x
         own = x
@@ -142,6 +147,8 @@ class ChangeOutput:
             self.kept[1].put(r)
         if self.is_swapped:
             x = r + (x - own)  # in this order: no effect is then no change of any bit
+        if self.is_flat:
+            x = x.reshape(shape)
         if self.index is None:
             return x
         changed = (*output[: self.index], x, *output[self.index + 1 :])
@@ -192,7 +199,7 @@ def sublayer_steps(
         yield (norm, "before"), IncrementNormInput(maps)
         return
     residual: list[Cell] = []
-    if site.is_swapped or (any(m.needs_residual for m in maps) and not site.ignores_residual):
+    if site.is_swapped or site.is_flat or (any(m.needs_residual for m in maps) and not site.ignores_residual):
         residual = [Cell() for _ in _residual_taps(site, sublayer)]
         for tap, cell in zip(site.residual, residual, strict=True):
             yield _capture(base, tap, cell)
@@ -201,12 +208,15 @@ def sublayer_steps(
         gate = Cell()
         yield (base.get_submodule(site.output.armed_by), "after"), CaptureOutput(gate, None)
     point: HookPoint = (base.get_submodule(site.output.path), "after")
+    index = site.output.index
     if not (last.replaces_norm and site.norm_follows):
-        yield point, ChangeOutput(maps, site.output.index, residual, norm, last.replaces_norm, site.is_swapped, gate)
+        finishes = last.replaces_norm
+        yield point, ChangeOutput(maps, index, residual, norm, finishes, site.is_swapped, site.is_flat, gate)
         return
     assert norm is not None
     kept = (Cell(), Cell())
-    yield point, ChangeOutput(maps[:-1], site.output.index, residual, norm, False, site.is_swapped, gate, kept)
+    earlier = maps[:-1]
+    yield point, ChangeOutput(earlier, index, residual, norm, False, site.is_swapped, site.is_flat, gate, kept)
     yield (norm, "after"), ReplaceNormOutput(last, kept)
 
 
