@@ -26,7 +26,8 @@ class AdapterSetup:
     >>> with AdapterSetup("task"):
     ...     outputs = model(**batch)
 
-    Other threads and tasks are not affected, so a server can use one setup per request without a lock.
+    Other threads and tasks are not affected, so a server can use one setup per request without a lock. It is the call
+    of the model itself that looks for a setup: call `model(...)` or `model.generate(...)`, not its base model.
 
     Args:
         adapter_setup: A name, a block, a list of names (a `Stack`), or None for the bare model.

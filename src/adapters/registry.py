@@ -162,7 +162,14 @@ class AdapterRegistry:
         Raises:
             UnknownAdapterError: the setup names an adapter that is not there.
             NotImplementedError: the setup has a block that is not supported yet.
+            ValueError: a layer to skip is not there.
         """
+        missing = set(skip_layers) - {layer.index for layer in self.anatomy.layers}
+        if missing:
+            raise ValueError(
+                f"skip_layers={list(skip_layers)}: there is no layer {', '.join(map(str, sorted(missing)))} in this "
+                f"{self.anatomy.model_class}, which has layers 0 to {len(self.anatomy.layers) - 1}."
+            )
         if setup is None:
             return Routing()
         key = (repr(setup), tuple(skip_layers))
