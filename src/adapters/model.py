@@ -506,9 +506,11 @@ def init(
         interface: Where the parts of the model are; by default they are found.
 
     Raises:
-        ValueError: the interface names what is not there.
+        ValueError: the interface names what is not there, or comes too late for a model that has its adapters already.
     """
     if isinstance(model, ModelAdaptersMixin):
+        if adapters_config is not None or interface is not None:
+            raise ValueError(f"This {type(model).__name__} was initialised before; call adapters.detach(model) first.")
         return
     setup_registry(model, interface)
     own_class = type(model)

@@ -13,25 +13,25 @@ from torch import nn
 
 from .parts import CONTAINERS, Anatomy, Layer, Sublayer, Tap, Tower
 
-SublayerHint = Callable[[Sublayer, Layer], Sublayer]
+SublayerHint = Callable[[Sublayer, Layer, Tower], Sublayer]
 
 
-def _albert(sublayer: Sublayer, layer: Layer) -> Sublayer:
+def _albert(sublayer: Sublayer, layer: Layer, tower: Tower) -> Sublayer:
     """Adapters of attention have a container of their own; x and r were swapped where they are called."""
     if sublayer.kind != "attention":
         return sublayer
     return replace(sublayer, container=CONTAINERS["attention"], upstream_swaps=True)
 
 
-def _modernbert(sublayer: Sublayer, layer: Layer) -> Sublayer:
-    """The residual that adapters see is the normed input of a sublayer, and attention's norm is that of the ffn."""
+def _modernbert(sublayer: Sublayer, layer: Layer, tower: Tower) -> Sublayer:
+    """The residual that adapters see is the normed input of a sublayer, and attention's norm the last layer's ffn's."""
     if sublayer.kind == "attention":
-        residual, norm = Tap(f"{layer.path}.attn", "input"), f"{layer.path}.mlp_norm"
+        residual, norm = Tap(f"{layer.path}.attn", "input"), f"{tower.layers[-1].path}.mlp_norm"
         return replace(sublayer, upstream_residual=(residual,), upstream_norm=norm)
     return replace(sublayer, upstream_residual=(Tap(f"{layer.path}.mlp", "input"),))
 
 
-def _gptj(sublayer: Sublayer, layer: Layer) -> Sublayer:
+def _gptj(sublayer: Sublayer, layer: Layer, tower: Tower) -> Sublayer:
     """The residual of the feed-forward has the attention's (adapted) output in it, though they are parallel."""
     attention = next(s for s in layer.sublayers if s.kind == "attention")
     if sublayer.kind != "ffn" or sublayer.residual is None:
@@ -39,12 +39,19 @@ def _gptj(sublayer: Sublayer, layer: Layer) -> Sublayer:
     return replace(sublayer, upstream_residual=(sublayer.residual, attention.output))
 
 
-def _phi(sublayer: Sublayer, layer: Layer) -> Sublayer:
+def _phi(sublayer: Sublayer, layer: Layer, tower: Tower) -> Sublayer:
     """The feed-forward sublayer has no norm of its own, so no residual was seen."""
     return replace(sublayer, upstream_residual=()) if sublayer.kind == "ffn" else sublayer
 
 
-def _llama4(sublayer: Sublayer, layer: Layer) -> Sublayer:
+def _gemma(sublayer: Sublayer, layer: Layer, tower: Tower) -> Sublayer:
+    """Adapters in all layers read through the norm of the last one."""
+    if sublayer.norm is None:
+        return sublayer
+    return replace(sublayer, upstream_norm=tower.layers[-1].path + sublayer.norm.removeprefix(layer.path))
+
+
+def _llama4(sublayer: Sublayer, layer: Layer, tower: Tower) -> Sublayer:
     """The experts give all tokens in one row, which are brought into the shape of the residual to be added to it."""
     if sublayer.kind != "ffn":
         return sublayer
@@ -53,6 +60,8 @@ def _llama4(sublayer: Sublayer, layer: Layer) -> Sublayer:
 
 SUBLAYER_HINTS: dict[str, SublayerHint] = {
     "albert": _albert,
+    "gemma2": _gemma,
+    "gemma3_text": _gemma,
     "modernbert": _modernbert,
     "gptj": _gptj,
     "phi": _phi,
@@ -92,6 +101,7 @@ def _numbered_anew(tower: Tower) -> Tower:
 
 def _hinted(tower: Tower, hint: SublayerHint) -> Tower:
     layers = tuple(
-        replace(layer, sublayers=tuple(hint(sublayer, layer) for sublayer in layer.sublayers)) for layer in tower.layers
+        replace(layer, sublayers=tuple(hint(sublayer, layer, tower) for sublayer in layer.sublayers))
+        for layer in tower.layers
     )
     return replace(tower, layers=layers)

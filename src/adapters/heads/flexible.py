@@ -247,7 +247,9 @@ class ModelWithFlexibleHeadsAdaptersMixin(ModelAdaptersMixin):
     def _scaled(self, outputs: Any) -> Any:
         """T5's tied embeddings expect smaller hidden states; AdapterHub's models without a head give them so."""
         config = self.config
-        if config.model_type not in ("t5", "mt5") or not config.tie_word_embeddings:
+        if config.model_type != "t5":
+            return outputs
+        if not getattr(config, "scale_decoder_outputs", config.tie_word_embeddings):  # newer releases tie always
             return outputs
         hidden = outputs[0] * config.d_model**-0.5
         if isinstance(outputs, tuple):
