@@ -164,19 +164,16 @@ class AdapterRegistry:
             NotImplementedError: the setup has a block that is not supported yet.
             ValueError: a layer to skip is not there.
         """
-        missing = set(skip_layers) - {layer.index for layer in self.anatomy.layers}
-        if missing:
-            raise ValueError(
-                f"skip_layers={list(skip_layers)}: there is no layer {', '.join(map(str, sorted(missing)))} in this "
-                f"{self.anatomy.model_class}, which has layers 0 to {len(self.anatomy.layers) - 1}."
-            )
+        if skip_layers:  # looked at only then: a setup of an `AdapterSetup` is compiled at every call of the model
+            self._check_layers(skip_layers)
         if setup is None:
             return Routing()
         key = (repr(setup), tuple(skip_layers))
         if key not in self._compiled:
             if len(self._compiled) >= 64:  # setups come and go in a server
                 self._compiled.clear()
-            self._compiled[key] = Routing(joined(list(self._steps(setup, skip_layers))))
+            adapters = [self[name] for name in names_in_order(setup)]
+            self._compiled[key] = Routing(joined(list(self._steps_of(adapters, skip_layers))))
         return self._compiled[key]
 
     def check(self, setup: AdapterCompositionBlock) -> None:
@@ -185,8 +182,13 @@ class AdapterRegistry:
         for name in setup.flatten():
             self[name]
 
-    def _steps(self, setup: AdapterCompositionBlock, skip_layers: Sequence[int]) -> Iterator[tuple[HookPoint, Step]]:
-        yield from self._steps_of([self[name] for name in names_in_order(setup)], skip_layers)
+    def _check_layers(self, skip_layers: Sequence[int]) -> None:
+        missing = set(skip_layers) - {layer.index for layer in self.anatomy.layers}
+        if missing:
+            raise ValueError(
+                f"skip_layers={list(skip_layers)}: there is no layer {', '.join(map(str, sorted(missing)))} in this "
+                f"{self.anatomy.model_class}, which has layers 0 to {len(self.anatomy.layers) - 1}."
+            )
 
     def _steps_of(self, adapters: Sequence[Adapter], skip_layers: Sequence[int]) -> Iterator[tuple[HookPoint, Step]]:
         """The steps of adapters that act one after the other. An invertible one acts only if it is the first's."""

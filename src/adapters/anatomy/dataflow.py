@@ -296,14 +296,7 @@ class _Reader:
         arguments_are_inputs: bool = False,
     ) -> Any:
         scope = self.bind(function, definition.args, args, kwargs, arguments_are_inputs)
-        frame = _Frame(self, scope, function.__globals__)
-        try:
-            frame.run(definition.body)
-        except _Returned as returned:
-            return returned.value
-        except _Raised:
-            return UNKNOWN
-        return frame.early_result
+        return _Frame(self, scope, function.__globals__).result_of(definition.body)
 
     def bind(
         self,
@@ -391,6 +384,16 @@ class _Frame:
             handler = getattr(self, f"run_{type(statement).__name__}", None)
             if handler is not None:
                 handler(statement)
+
+    def result_of(self, body: Sequence[ast.stmt]) -> Any:
+        """What the function returns whose body this is."""
+        try:
+            self.run(body)
+        except _Returned as returned:
+            return returned.value
+        except _Raised:
+            return UNKNOWN
+        return self.early_result
 
     def run_FunctionDef(self, node: ast.FunctionDef) -> None:
         self.scope[node.name] = _LocalFunction(node, self)
@@ -712,13 +715,7 @@ class _Frame:
         inner = _Frame(self.reader, {**self.scope, **dict(zip(names, args, strict=False)), **kwargs}, self.global_scope)
         if isinstance(definition, ast.Lambda):
             return inner.eval(definition.body)
-        try:
-            inner.run(definition.body)
-        except _Returned as returned:
-            return returned.value
-        except _Raised:
-            return UNKNOWN
-        return inner.early_result
+        return inner.result_of(definition.body)
 
     def inline(self, function: Any, args: list[Any], kwargs: dict[str, Any]) -> Any:
         """Read through methods of modules and through functions of the file that is being read."""
