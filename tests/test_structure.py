@@ -45,6 +45,7 @@ ORDER = [
 
 PUBLIC = [
     "ADAPTER_CONFIG_MAP",
+    "AdaLoRAConfig",
     "AdapterCompositionBlock",
     "AdapterConfig",
     "AdapterModelInterface",
@@ -54,27 +55,45 @@ PUBLIC = [
     "AutoAdapterModel",
     "Average",
     "BatchSplit",
+    "BitFitConfig",
     "BnConfig",
     "CompacterConfig",
     "CompacterPlusPlusConfig",
+    "ConfigUnion",
     "DEFAULT_ADAPTER_CONFIG",
+    "DiReftConfig",
+    "DoRAConfig",
     "DoubleSeqBnConfig",
     "DoubleSeqBnInvConfig",
+    "DvoRAConfig",
     "Fuse",
     "HoulsbyConfig",
     "HoulsbyInvConfig",
+    "IA3Config",
+    "LayerNormTuningConfig",
+    "LoRAConfig",
+    "LoReftConfig",
+    "MAMConfig",
+    "MTLLoRAConfig",
     "ModelAdaptersConfig",
     "ModelAdaptersMixin",
+    "ModulesToSaveConfig",
     "MultiTask",
+    "NoReftConfig",
     "ParBnConfig",
     "Parallel",
     "ParallelConfig",
     "PfeifferConfig",
     "PfeifferInvConfig",
+    "PrefixTuningConfig",
+    "PromptTuningConfig",
+    "ReftConfig",
     "SeqBnConfig",
     "SeqBnInvConfig",
     "Split",
     "Stack",
+    "UniPELTConfig",
+    "VeraConfig",
     "__version__",
     "detach",
     "get_adapter_config_hash",
@@ -162,7 +181,7 @@ def imports(module: str) -> set[str]:
 
 def test_imports_are_read() -> None:
     """That the reader of imports sees all kinds of them."""
-    assert imports("runtime.sublayers") == {"anatomy.parts", "methods.base", "runtime.hooks"}
+    assert imports("runtime.sublayers") == {"anatomy.parts", "methods.base", "runtime.calls", "runtime.hooks"}
     assert {"", "checkpoints.native", "registry"} <= imports("model")
     assert "heads.model_heads" in imports("heads.flexible")
 

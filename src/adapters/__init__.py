@@ -28,22 +28,41 @@ if TYPE_CHECKING:
     from .composition import parse_composition as parse_composition
     from .configuration import ADAPTER_CONFIG_MAP as ADAPTER_CONFIG_MAP
     from .configuration import DEFAULT_ADAPTER_CONFIG as DEFAULT_ADAPTER_CONFIG
+    from .configuration import AdaLoRAConfig as AdaLoRAConfig
     from .configuration import AdapterConfig as AdapterConfig
     from .configuration import AdapterPlusConfig as AdapterPlusConfig
+    from .configuration import BitFitConfig as BitFitConfig
     from .configuration import BnConfig as BnConfig
     from .configuration import CompacterConfig as CompacterConfig
     from .configuration import CompacterPlusPlusConfig as CompacterPlusPlusConfig
+    from .configuration import ConfigUnion as ConfigUnion
+    from .configuration import DiReftConfig as DiReftConfig
+    from .configuration import DoRAConfig as DoRAConfig
     from .configuration import DoubleSeqBnConfig as DoubleSeqBnConfig
     from .configuration import DoubleSeqBnInvConfig as DoubleSeqBnInvConfig
+    from .configuration import DvoRAConfig as DvoRAConfig
     from .configuration import HoulsbyConfig as HoulsbyConfig
     from .configuration import HoulsbyInvConfig as HoulsbyInvConfig
+    from .configuration import IA3Config as IA3Config
+    from .configuration import LayerNormTuningConfig as LayerNormTuningConfig
+    from .configuration import LoRAConfig as LoRAConfig
+    from .configuration import LoReftConfig as LoReftConfig
+    from .configuration import MAMConfig as MAMConfig
     from .configuration import ModelAdaptersConfig as ModelAdaptersConfig
+    from .configuration import ModulesToSaveConfig as ModulesToSaveConfig
+    from .configuration import MTLLoRAConfig as MTLLoRAConfig
+    from .configuration import NoReftConfig as NoReftConfig
     from .configuration import ParallelConfig as ParallelConfig
     from .configuration import ParBnConfig as ParBnConfig
     from .configuration import PfeifferConfig as PfeifferConfig
     from .configuration import PfeifferInvConfig as PfeifferInvConfig
+    from .configuration import PrefixTuningConfig as PrefixTuningConfig
+    from .configuration import PromptTuningConfig as PromptTuningConfig
+    from .configuration import ReftConfig as ReftConfig
     from .configuration import SeqBnConfig as SeqBnConfig
     from .configuration import SeqBnInvConfig as SeqBnInvConfig
+    from .configuration import UniPELTConfig as UniPELTConfig
+    from .configuration import VeraConfig as VeraConfig
     from .configuration import get_adapter_config_hash as get_adapter_config_hash
     from .context import AdapterSetup as AdapterSetup
     from .inspection import inspect as inspect
@@ -88,6 +107,25 @@ _PUBLIC: dict[str, tuple[str, ...]] = {
         "PfeifferInvConfig",
         "SeqBnConfig",
         "SeqBnInvConfig",
+        "AdaLoRAConfig",
+        "BitFitConfig",
+        "ConfigUnion",
+        "DiReftConfig",
+        "DoRAConfig",
+        "DvoRAConfig",
+        "IA3Config",
+        "LayerNormTuningConfig",
+        "LoRAConfig",
+        "LoReftConfig",
+        "MAMConfig",
+        "MTLLoRAConfig",
+        "ModulesToSaveConfig",
+        "NoReftConfig",
+        "PrefixTuningConfig",
+        "PromptTuningConfig",
+        "ReftConfig",
+        "UniPELTConfig",
+        "VeraConfig",
         "get_adapter_config_hash",
     ),
     "context": ("AdapterSetup",),

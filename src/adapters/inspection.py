@@ -38,7 +38,7 @@ def inspect(model: nn.Module, config: str | Mapping[str, Any] | None = None) -> 
         parts = anatomy(base)
     placements: list[Placement] = []
     if config is not None:
-        placements = placements_of(AdapterConfig.load(config), parts)
+        placements = placements_of(AdapterConfig.load(config), parts, base)
     return "\n".join(_tree(parts, placements, base))
 
 
@@ -65,11 +65,15 @@ def _described(layer: Layer, placements: list[Placement]) -> tuple[str, ...]:
     lines: list[str] = []
     for sublayer in layer.sublayers:
         lines += _sublayer_lines(layer, sublayer)
-        for placement in placements:
-            if placement.sublayer is sublayer:
-                size = sum(p.numel() for p in placement.module.parameters())
-                lines.append(f"   + {type(placement.module).__name__} ({placement.location}): {size:,} parameters")
+        lines += [f"   {_added(p)}" for p in placements if p.point is sublayer]
+    others = [p for p in placements if p.layer == layer.index and not isinstance(p.point, Sublayer)]
+    lines += [f"{_added(p)} at {p.host.removeprefix(f'{layer.path}.')}" for p in others]
     return tuple(lines)
+
+
+def _added(placement: Placement) -> str:
+    size = sum(p.numel() for p in placement.module.parameters())
+    return f"+ {type(placement.module).__name__} ({placement.location}): {size:,} parameters"
 
 
 def _sublayer_lines(layer: Layer, sublayer: Sublayer) -> Iterator[str]:
@@ -91,9 +95,8 @@ def _sublayer_lines(layer: Layer, sublayer: Sublayer) -> Iterator[str]:
 
 def _elsewhere(placements: list[Placement]) -> Iterator[str]:
     for placement in placements:
-        if placement.sublayer is None:
-            size = sum(p.numel() for p in placement.module.parameters())
-            yield f"+ {type(placement.module).__name__} ({placement.location}): {size:,} parameters"
+        if placement.layer < 0:
+            yield _added(placement)
 
 
 def main() -> None:

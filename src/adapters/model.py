@@ -19,6 +19,7 @@ from transformers import GenerationMixin, PreTrainedModel
 
 from .anatomy import AdapterModelInterface, anatomy, anatomy_from_interface
 from .anatomy.interface import submodule
+from .anatomy.parts import Sublayer
 from .checkpoints import native
 from .checkpoints.files import INTERFACE_CONFIG, read_json, write_json
 from .composition import AdapterCompositionBlock, SetupLike, parse_composition
@@ -205,7 +206,7 @@ class ModelAdaptersMixin(nn.Module):
         found: dict[int, dict[str, nn.Module]] = {}
         for p in sorted(self._adapter_registry[name].placements, key=lambda p: p.layer):
             places = found.setdefault(p.layer, {})
-            is_cross = p.sublayer is not None and p.sublayer.kind == "cross_attention"
+            is_cross = isinstance(p.point, Sublayer) and p.point.kind == "cross_attention"
             location = "cross_adapter" if is_cross else p.location
             same = sum(name == location or name.startswith(f"{location}_") for name in places)
             places[f"{location}_{same + 1}" if same else location] = p.module

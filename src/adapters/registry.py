@@ -5,17 +5,19 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import nn
 
-from .anatomy.parts import Anatomy
+from .anatomy.parts import Anatomy, Point
 from .composition import AdapterCompositionBlock, Stack
 from .configuration import AdapterConfig
-from .methods import Placement, method_of, placements_of
+from .methods import AdapterModule, Placement, placements_of
+from .runtime.calls import Calls
 from .runtime.hooks import HookPoint, HookTable, Routing, Step
 from .runtime.invertible import invertible_steps
-from .runtime.sublayers import joined, sublayer_steps
+from .runtime.steps import joined, rank, steps_at
 
 
 class UnknownAdapterError(ValueError):
@@ -68,7 +70,7 @@ class Adapter:
     config: AdapterConfig
     placements: tuple[Placement, ...]
 
-    def modules(self) -> Iterator[nn.Module]:
+    def modules(self) -> Iterator[AdapterModule]:
         """Its modules."""
         return (placement.module for placement in self.placements)
 
@@ -115,7 +117,7 @@ class AdapterRegistry:
         """
         if layers is not None:
             config = _only_layers(config, layers, self.anatomy)
-        adapter = Adapter(name, config, tuple(placements_of(config, self.anatomy)))
+        adapter = Adapter(name, config, tuple(placements_of(config, self.anatomy, self.base)))
         for _ in self._steps_of([adapter], ()):  # what cannot be activated is refused before anything is added
             pass
         return adapter
@@ -125,7 +127,7 @@ class AdapterRegistry:
         for placement in adapter.placements:
             host = self.base.get_submodule(placement.host)
             device, dtype = _device_and_dtype(host, self.base)
-            placement.module.to(device=device, dtype=dtype)
+            placement.module.to(device=device, dtype=placement.module.dtype or dtype)
             placement.module.train(host.training)
             _container(host, placement.container).attach(adapter.name, placement.module)
         self.adapters[adapter.name] = adapter
@@ -142,11 +144,9 @@ class AdapterRegistry:
 
     def set_trainable(self, name: str, trainable: bool) -> None:
         """Freeze or unfreeze an adapter, except for what its configuration fixes."""
-        adapter = self[name]
-        fixed = method_of(adapter.config).fixed_parameters(adapter.config)
-        for module in adapter.modules():
+        for module in self[name].modules():
             for path, parameter in module.named_parameters():
-                parameter.requires_grad_(trainable and path.rpartition(".")[2] not in fixed)
+                parameter.requires_grad_(trainable and path.rpartition(".")[2] not in module.fixed)
 
     # -- activating -------------------------------------------------------------------------------------------------
 
@@ -192,15 +192,16 @@ class AdapterRegistry:
 
     def _steps_of(self, adapters: Sequence[Adapter], skip_layers: Sequence[int]) -> Iterator[tuple[HookPoint, Step]]:
         """The steps of adapters that act one after the other. An invertible one acts only if it is the first's."""
-        by_sublayer: dict[int, list[Placement]] = {}
+        by_place: dict[tuple[str, str], list[Placement]] = {}
         for adapter in adapters:
             for placement in adapter.placements:
-                if placement.sublayer is not None and placement.layer not in skip_layers:
-                    by_sublayer.setdefault(id(placement.sublayer), []).append(placement)
-        for _, sublayer in self.anatomy.sublayers():
-            placements = by_sublayer.get(id(sublayer))
-            if placements:
-                yield from sublayer_steps(self.base, sublayer, [p.module for p in placements])  # type: ignore[misc]
+                if placement.point is not None and placement.layer not in skip_layers:
+                    by_place.setdefault((placement.host, placement.container), []).append(placement)
+        calls = Calls(self.base)
+        points = [(cast(Point, found[0].point), [p.module for p in found]) for found in by_place.values()]
+        for point, modules in sorted(points, key=lambda pair: rank(pair[0])):
+            yield from steps_at(self.base, point, modules, calls)
+        yield from calls.steps()
         yield from invertible_steps(self.base, self.anatomy, adapters[0].placements, self.output_embeddings)
 
     def detach(self) -> None:
@@ -247,9 +248,7 @@ def _only_layers(config: AdapterConfig, layers: Sequence[int], anatomy: Anatomy)
             f"layers={list(layers)}: this {anatomy.model_class} has layers 0 to {len(indices) - 1}; "
             f"there is no layer {', '.join(map(str, sorted(set(layers) - indices)))}."
         )
-    if "leave_out" not in config:
-        raise ValueError(f"{type(config).__name__} cannot be limited to some layers; leave out `layers`.")
-    return config.replace(leave_out=sorted((indices - set(layers)) | set(config["leave_out"])))
+    return config.without_layers(sorted(indices - set(layers)), sorted(indices))
 
 
 def _container(host: nn.Module, path: str) -> AdapterDict:
@@ -273,9 +272,13 @@ def _remove(host: nn.Module, path: str, name: str) -> None:
     assert isinstance(container, AdapterDict)
     container.remove(name)
     parts = path.split(".")
-    while parts and not any(True for _ in host.get_submodule(".".join(parts)).parameters()):
+    while parts and not _holds_anything(host.get_submodule(".".join(parts))):
         parent = host.get_submodule(".".join(parts[:-1]))
         delattr(parent, parts.pop())
+
+
+def _holds_anything(module: nn.Module) -> bool:
+    return any(True for _ in module.children()) or any(True for _ in module.parameters())
 
 
 def _device_and_dtype(host: nn.Module, base: nn.Module) -> tuple[torch.device | None, torch.dtype | None]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 
 Kind = Literal["attention", "cross_attention", "ffn", "mixer"]
@@ -215,6 +215,100 @@ class Tower:
     embeddings: Tap | None
     embedding_size: int
     size: int
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """A matrix of the model: that of a linear layer y = W x + b, of an embedding, or the fused ones of experts.
+
+    Args:
+        path: The module that holds it.
+        role: What it is to its sublayer (`q`, `qkv`, `up` …), or "" if it was found by its name.
+        layer: Index of its layer, or -1.
+        in_features: Size I of x; of an embedding, the number of its vectors.
+        out_features: Size O of y.
+        is_transposed: Whether W is stored as (I, O).
+        parameter: The name of W in the module.
+        rows: Where the matrices that are fused in it are: for each role the first and the last row (exclusive) of its
+            pieces; empty if it is one matrix.
+    """
+
+    path: str
+    role: str
+    layer: int
+    in_features: int
+    out_features: int
+    is_transposed: bool = False
+    parameter: str = "weight"
+    rows: Mapping[str, tuple[tuple[int, int], ...]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class AttentionCore:
+    """Where attention itself is computed, of queries, keys and values.
+
+    Args:
+        path: The attention module.
+        kind: `attention` or `cross_attention`.
+        layer: Index of its layer.
+        entry: The module that is called first with the hidden states: the projection of queries.
+        heads: Number of heads of keys and values.
+        head_size: Size of one head.
+    """
+
+    path: str
+    kind: Kind
+    layer: int
+    entry: str
+    heads: int
+    head_size: int
+
+
+@dataclass(frozen=True)
+class LayerOutput:
+    """The residual stream behind a layer.
+
+    Args:
+        path: The layer.
+        layer: Its index.
+        size: Hidden size D.
+        caller: The module that is called with the attention mask of the tokens: the tower with its embeddings.
+    """
+
+    path: str
+    layer: int
+    size: int
+    caller: str
+
+
+@dataclass(frozen=True)
+class InputEmbeddings:
+    """The embeddings of the input, where positions can be put in front of them.
+
+    Args:
+        tap: Where they are.
+        size: Their size.
+        caller: The module that is called with the attention mask of the tokens.
+    """
+
+    tap: Tap
+    size: int
+    caller: str
+
+
+@dataclass(frozen=True)
+class WholeModule:
+    """A module that another one takes the place of.
+
+    Args:
+        path: The module.
+    """
+
+    path: str
+
+
+Point = Sublayer | Matrix | AttentionCore | LayerOutput | InputEmbeddings | WholeModule
+"""Where a module of an adapter acts."""
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..configuration import AdapterConfig
+from ..methods import AdapterModule, updated
 from ..registry import Adapter, AdapterRegistry
 from .files import (
     ADAPTER_CONFIG,
@@ -88,13 +89,17 @@ def load(
         raise AdapterFileError(f"{folder / ADAPTER_CONFIG} has no 'config' and 'name'.{hint}")
     tensors = read_tensors(folder, ADAPTER_WEIGHTS, safetensors_only)
     config = config or AdapterConfig.load(updated_config(data["config"], data.get("version")))
+    config = updated(config, data.get("version"), tensors.keys())
     left_out = leave_out or []
+    whole = config
     if left_out:
-        config = config.replace(leave_out=sorted({*config["leave_out"], *left_out}))
+        config = config.without_layers(left_out, [layer.number for layer in registry.anatomy.layers])
     adapter = registry.build(name or saved_name, config)
     # Layers that are left out only now are in the file, and are no surprise there.
-    optional = _names_of_layers(registry, saved_name, config, left_out) if left_out else set()
-    fill(named_modules(adapter, saved_name), tensors, model_type, str(folder), optional)
+    optional = _names_of_layers(registry, saved_name, whole, left_out) if left_out else set()
+    modules = named_modules(adapter, saved_name)
+    tensors = _in_todays_form(modules, matched(tensors, aliases(modules), model_type))
+    fill(modules, tensors, str(folder), optional)
     return adapter
 
 
@@ -113,7 +118,7 @@ def updated_config(config: Mapping[str, Any] | str, version: str | None) -> Mapp
     return updated
 
 
-def named_modules(adapter: Adapter, name: str) -> dict[str, nn.Module]:
+def named_modules(adapter: Adapter, name: str) -> dict[str, AdapterModule]:
     """The modules of an adapter, by the prefix of their tensors in files (without the base model's path)."""
     return {
         f"{p.host}.{p.container}.{name}" if p.host else f"{p.container}.{name}": p.module for p in adapter.placements
@@ -123,7 +128,6 @@ def named_modules(adapter: Adapter, name: str) -> dict[str, nn.Module]:
 def fill(
     modules: Mapping[str, nn.Module],
     tensors: Mapping[str, Tensor],
-    model_type: str,
     source: str,
     optional: set[str] = frozenset(),  # type: ignore[assignment]
 ) -> None:
@@ -139,10 +143,9 @@ def fill(
         for inner, parameter in module.named_parameters()
         if first_names[name := f"{prefix}.{inner}"] == name
     }
-    found = matched(tensors, first_names, model_type)
-    by_first = {first_names[name]: tensor for name, tensor in found.items() if name in first_names}
+    by_first = {first_names[name]: tensor for name, tensor in tensors.items() if name in first_names}
     missing = [name for name in parameters if name not in by_first]
-    unexpected = [name for name in found if name not in first_names and not any(map(name.startswith, optional))]
+    unexpected = [name for name in tensors if name not in first_names and not any(map(name.startswith, optional))]
     misshapen = [
         f"{name}: {tuple(by_first[name].shape)} in the file, {tuple(p.shape)} in the model"
         for name, p in parameters.items()
@@ -153,6 +156,22 @@ def fill(
     with torch.no_grad():
         for name, parameter in parameters.items():
             parameter.copy_(by_first[name])
+
+
+def _in_todays_form(modules: Mapping[str, AdapterModule], tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of a file, with each module's as it reads them."""
+    by_module: dict[str, dict[str, Tensor]] = {prefix: {} for prefix in modules}
+    found: dict[str, Tensor] = {}
+    prefixes = sorted(modules, key=len, reverse=True)
+    for name, tensor in tensors.items():
+        prefix = next((p for p in prefixes if name.startswith(f"{p}.")), None)
+        if prefix is None:
+            found[name] = tensor
+        else:
+            by_module[prefix][name.removeprefix(f"{prefix}.")] = tensor
+    for prefix, inner in by_module.items():
+        found |= {f"{prefix}.{name}": tensor for name, tensor in modules[prefix].read(inner).items()}
+    return found
 
 
 def _differences(source: str, missing: list[str], unexpected: list[str], misshapen: list[str]) -> str:
@@ -168,9 +187,7 @@ def _differences(source: str, missing: list[str], unexpected: list[str], misshap
     return "\n".join(lines)
 
 
-def _names_of_layers(registry: AdapterRegistry, name: str, config: AdapterConfig, layers: list[int]) -> set[str]:
-    """The prefixes of the tensors that an adapter would have in some layers."""
-    kept = [index for index in config["leave_out"] if index not in layers]
-    whole = registry.build(name, config.replace(leave_out=kept))
-    left = [p for p in whole.placements if p.layer in layers]
-    return set(named_modules(Adapter(name, config, tuple(left)), name))
+def _names_of_layers(registry: AdapterRegistry, name: str, whole: AdapterConfig, layers: list[int]) -> set[str]:
+    """The prefixes of the tensors that an adapter has in some layers, if none are left out."""
+    left = [p for p in registry.build(name, whole).placements if p.layer in layers]
+    return set(named_modules(Adapter(name, whole, tuple(left)), name))

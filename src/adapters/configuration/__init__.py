@@ -18,7 +18,26 @@ from .bottleneck import PfeifferInvConfig as PfeifferInvConfig
 from .bottleneck import SeqBnConfig as SeqBnConfig
 from .bottleneck import SeqBnInvConfig as SeqBnInvConfig
 from .hashing import get_adapter_config_hash as get_adapter_config_hash
+from .lora import AdaLoRAConfig as AdaLoRAConfig
+from .lora import DoRAConfig as DoRAConfig
+from .lora import DvoRAConfig as DvoRAConfig
+from .lora import IA3Config as IA3Config
+from .lora import LoRAConfig as LoRAConfig
+from .lora import MTLLoRAConfig as MTLLoRAConfig
+from .lora import VeraConfig as VeraConfig
 from .model_adapters_config import ModelAdaptersConfig as ModelAdaptersConfig
+from .partial import BitFitConfig as BitFitConfig
+from .partial import LayerNormTuningConfig as LayerNormTuningConfig
+from .partial import ModulesToSaveConfig as ModulesToSaveConfig
+from .prefix_tuning import PrefixTuningConfig as PrefixTuningConfig
+from .prompt_tuning import PromptTuningConfig as PromptTuningConfig
+from .reft import DiReftConfig as DiReftConfig
+from .reft import LoReftConfig as LoReftConfig
+from .reft import NoReftConfig as NoReftConfig
+from .reft import ReftConfig as ReftConfig
+from .union import ConfigUnion as ConfigUnion
+from .union import MAMConfig as MAMConfig
+from .union import UniPELTConfig as UniPELTConfig
 
 ADAPTER_CONFIG_MAP = presets()
 DEFAULT_ADAPTER_CONFIG = "seq_bn"

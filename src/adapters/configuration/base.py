@@ -7,14 +7,28 @@ import copy
 import dataclasses
 import difflib
 import re
-from collections.abc import Iterator, Mapping
-from typing import Any, ClassVar
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, ClassVar, cast
 
 _PRESET_STRING = re.compile(r"^(?P<name>[^\[\]|\s]+)\s*(?:\[(?P<fields>.*)\])?$")
 
 
 class AdapterConfigError(ValueError):
     """A configuration that cannot be: an unknown preset or field, or a value that has no meaning."""
+
+
+def new_field(absent: Any, default: Any = dataclasses.MISSING) -> Any:
+    """A field that AdapterHub's `adapters` 1.3 does not know.
+
+    Args:
+        absent: The value that files without the field have; it is not written.
+        default: The default of the class, if it is another.
+    """
+    value = absent if default is dataclasses.MISSING else default
+    metadata = {"absent": absent}
+    if isinstance(value, (list, dict)):
+        return dataclasses.field(default_factory=lambda: copy.deepcopy(value), metadata=metadata)
+    return dataclasses.field(default=value, metadata=metadata)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,7 +40,7 @@ class AdapterConfig(Mapping[str, Any]):
     (12, 12)
     """
 
-    architecture: ClassVar[str | None] = None
+    architecture = cast("str | None", None)
     """The name of the method in saved files; None for bottleneck adapters, whose files have none."""
 
     _methods: ClassVar[dict[str | None, type[AdapterConfig]]] = {}
@@ -44,8 +58,28 @@ class AdapterConfig(Mapping[str, Any]):
         return len(dataclasses.fields(self))
 
     def to_dict(self) -> dict[str, Any]:
-        """All fields, as `adapter_config.json` holds them."""
-        return {name: copy.deepcopy(value) for name, value in self.items()}
+        """The fields, as `adapter_config.json` holds them.
+
+        Fields that AdapterHub's `adapters` 1.3 does not know are left out as long as they say nothing.
+        """
+        unknown = {f.name: f.metadata["absent"] for f in dataclasses.fields(self) if "absent" in f.metadata}
+        return {
+            name: copy.deepcopy(value) for name, value in self.items() if name not in unknown or value != unknown[name]
+        }
+
+    def without_layers(self, left_out: Sequence[int], layers: Sequence[int]) -> AdapterConfig:
+        """The same configuration for fewer layers.
+
+        Args:
+            left_out: Numbers of the layers to leave out, besides those that it leaves out already.
+            layers: Numbers of all layers of the model.
+
+        Raises:
+            AdapterConfigError: the method has no layers.
+        """
+        if "leave_out" not in self:
+            raise AdapterConfigError(f"{type(self).__name__} cannot be limited to some layers.")
+        return self.replace(leave_out=sorted({*self["leave_out"], *left_out}))
 
     def replace(self, **changes: Any) -> AdapterConfig:
         """The same configuration with some fields changed.
@@ -66,7 +100,6 @@ class AdapterConfig(Mapping[str, Any]):
             AdapterConfigError: the method or a field is not known, or a value has no meaning.
         """
         fields = dict(config)
-        config_class = cls
         if cls is AdapterConfig:
             architecture = fields.get("architecture")
             if architecture not in cls._methods:
@@ -74,17 +107,17 @@ class AdapterConfig(Mapping[str, Any]):
                     f"There is no adaptation method {architecture!r}; "
                     f"there are {', '.join(str(m or 'bottleneck') for m in cls._methods)}."
                 )
-            config_class = cls._methods[architecture]
-        if config_class.architecture is None:
+            return cls._methods[architecture].from_dict(fields)
+        if "architecture" not in {f.name for f in dataclasses.fields(cls)}:
             fields.pop("architecture", None)
-        check_fields(config_class, fields)
-        required = {f.name for f in dataclasses.fields(config_class) if _is_required(f)}
+        check_fields(cls, fields)
+        required = {f.name for f in dataclasses.fields(cls) if _is_required(f)}
         if not required <= fields.keys():
             raise AdapterConfigError(
-                f"{config_class.__name__} needs {', '.join(sorted(required - fields.keys()))}; "
+                f"{cls.__name__} needs {', '.join(sorted(required - fields.keys()))}; "
                 "start from a preset to change only some fields, e.g. 'seq_bn[reduction_factor=32]'."
             )
-        return config_class(**fields)
+        return cls(**fields)
 
     @staticmethod
     def load(
@@ -98,13 +131,18 @@ class AdapterConfig(Mapping[str, Any]):
         32
 
         Args:
-            config: The name of a preset, with fields to change in brackets; a dictionary; or a configuration.
+            config: The name of a preset, with fields to change in brackets, several of them with `|` between them for a
+                union; a dictionary; or a configuration.
             download_kwargs: Taken for compatibility; nothing is downloaded for a configuration.
             **kwargs: Fields to change.
 
         Raises:
             AdapterConfigError: the preset or a field is not known, or a value has no meaning.
         """
+        if isinstance(config, str) and "|" in config:
+            if kwargs:
+                raise AdapterConfigError(f"Of a union, fields are changed in brackets, not by {', '.join(kwargs)}.")
+            return AdapterConfig._methods["union"].from_dict({"configs": config.split("|")})
         if isinstance(config, str):
             name, fields = parse_preset(config)
             if name not in AdapterConfig._presets:
@@ -119,9 +157,9 @@ class AdapterConfig(Mapping[str, Any]):
         )
 
 
-def register_method(config_class: type[AdapterConfig]) -> None:
-    """Make `AdapterConfig.from_dict` find a method's class by its `architecture`."""
-    AdapterConfig._methods[config_class.architecture] = config_class
+def register_method(config_class: type[AdapterConfig], architecture: str | None) -> None:
+    """Make `AdapterConfig.from_dict` find a method's class by its name in files."""
+    AdapterConfig._methods[architecture] = config_class
 
 
 def register_preset(name: str, config: AdapterConfig) -> None:

@@ -7,9 +7,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from transformers.activations import ACT2FN
-
 from .base import AdapterConfig, AdapterConfigError, register_method, register_preset
+from .checks import (
+    ACTIVATIONS,
+    choices,
+    is_activation,
+    is_count,
+    is_number,
+    is_positive,
+    is_probability,
+    require,
+    require_booleans,
+    require_common,
+)
 
 
 @dataclass(frozen=True)
@@ -99,51 +109,46 @@ class BnConfig(AdapterConfig):
     def __post_init__(self) -> None:
         object.__setattr__(self, "leave_out", copy.deepcopy(self.leave_out))  # what was given may be changed later
         object.__setattr__(self, "reduction_factor", copy.deepcopy(self.reduction_factor))
-        for name in _SWITCHES:
-            _require(isinstance(self[name], bool), self, name, "True or False")
+        require_booleans(self, _SWITCHES)
         factor = self.reduction_factor
         per_layer = factor if isinstance(factor, Mapping) else {"default": factor}
-        is_factor = all(map(_is_positive, per_layer.values())) and all(map(_is_layer_key, per_layer))
-        _require(is_factor, self, "reduction_factor", "a number above 0, or such numbers by layer and 'default'")
-        _require(str(self.non_linearity).lower() in _ACTIVATIONS, self, "non_linearity", _choices(_ACTIVATIONS))
-        _require(self.init_weights in _INITS, self, "init_weights", _choices(_INITS))
-        _require(
-            _is_number(self.scaling) or self.scaling in ("learned", "channel"),
+        is_factor = all(map(is_positive, per_layer.values())) and all(map(_is_layer_key, per_layer))
+        require(is_factor, self, "reduction_factor", "a number above 0, or such numbers by layer and 'default'")
+        require(is_activation(self.non_linearity), self, "non_linearity", choices(ACTIVATIONS))
+        require(self.init_weights in _INITS, self, "init_weights", choices(_INITS))
+        require(
+            is_number(self.scaling) or self.scaling in ("learned", "channel"),
             self,
             "scaling",
             "a number, 'learned' or 'channel'",
         )
-        _require(
+        require(
             self.residual_before_ln in (True, False, "post_add"), self, "residual_before_ln", "True, False, 'post_add'"
         )
-        _require(
+        require(
             self.residual_before_ln != "post_add" or self.original_ln_before,
             self,
             "residual_before_ln",
             "True or False unless original_ln_before is set",
         )
-        _require(self.inv_adapter in (None, "nice", "glow"), self, "inv_adapter", "'nice', 'glow' or None")
-        _require(
-            self.inv_adapter is None or _is_positive(self.inv_adapter_reduction_factor),
+        require(self.inv_adapter in (None, "nice", "glow"), self, "inv_adapter", "'nice', 'glow' or None")
+        require(
+            self.inv_adapter is None or is_positive(self.inv_adapter_reduction_factor),
             self,
             "inv_adapter_reduction_factor",
             "a number above 0 when inv_adapter is set",
         )
-        _require(_is_probability(self.dropout), self, "dropout", "a probability in [0, 1)")
-        _require(_is_probability(self.stochastic_depth or 0.0), self, "stochastic_depth", "a probability in [0, 1)")
-        is_list = isinstance(self.leave_out, (list, tuple)) and all(map(_is_index, self.leave_out))
-        _require(is_list, self, "leave_out", "a list of layer numbers")
-        is_seed = self.init_weights_seed is None or _is_index(self.init_weights_seed)
-        _require(is_seed, self, "init_weights_seed", "a whole number or None")
+        require(is_probability(self.stochastic_depth or 0.0), self, "stochastic_depth", "a probability in [0, 1)")
+        require_common(self)
         self._check_hypercomplex()
 
     def _check_hypercomplex(self) -> None:
         if self.phm_layer:
             rules, inits = ("normal", "uniform"), ("phm", "glorot-normal", "glorot-uniform", "normal")
-            _require(isinstance(self.phm_dim, int) and self.phm_dim > 0, self, "phm_dim", "a whole number above 0")
-            _require(isinstance(self.phm_rank, int) and self.phm_rank > 0, self, "phm_rank", "a whole number above 0")
-            _require(self.phm_c_init in rules, self, "phm_c_init", _choices(rules))
-            _require(self.hypercomplex_nonlinearity in inits, self, "hypercomplex_nonlinearity", _choices(inits))
+            require(is_count(self.phm_dim), self, "phm_dim", "a whole number above 0")
+            require(is_count(self.phm_rank), self, "phm_rank", "a whole number above 0")
+            require(self.phm_c_init in rules, self, "phm_c_init", choices(rules))
+            require(self.hypercomplex_nonlinearity in inits, self, "hypercomplex_nonlinearity", choices(inits))
 
     def reduction_factor_at(self, layer: int) -> float:
         """The reduction factor at a layer, counted over encoder and decoder.
@@ -266,39 +271,13 @@ _SWITCHES = (
     "phm_layer",
 )
 _INITS = ("bert", "mam_adapter", "houlsby")
-_ACTIVATIONS = (*ACT2FN, "leakyrelu")
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
-def _is_positive(value: Any) -> bool:
-    return _is_number(value) and value > 0
-
-
-def _is_index(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
 def _is_layer_key(key: Any) -> bool:
     return key == "default" or str(key).isdigit()
 
 
-def _is_probability(value: Any) -> bool:
-    return _is_number(value) and 0 <= value < 1
-
-
-def _choices(values: Any) -> str:
-    return "one of " + ", ".join(values)
-
-
-def _require(holds: bool, config: BnConfig, name: str, meaning: str) -> None:
-    if not holds:
-        raise AdapterConfigError(f"{type(config).__name__}: {name} is {config[name]!r}; it should be {meaning}.")
-
-
-register_method(BnConfig)
+register_method(BnConfig, None)
 for _name, _config in {
     "seq_bn": SeqBnConfig(),
     "pfeiffer": SeqBnConfig(),

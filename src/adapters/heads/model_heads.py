@@ -22,6 +22,7 @@ from ..checkpoints.files import (
     write_json,
     write_tensors,
 )
+from ..checkpoints.keys import aliases, matched
 from ..checkpoints.native import fill
 from . import HEADS, label_map
 
@@ -68,7 +69,8 @@ def load_head(
         config = {**config, "label2id": label_map(config.get("num_labels", len(id2label)), id2label)}
     head = build_head(name or saved_name, config, size, dropout)
     tensors = read_tensors(folder, HEAD_WEIGHTS, safetensors_only)
-    fill({f"heads.{saved_name}": head}, tensors, "", str(folder))
+    modules = {f"heads.{saved_name}": head}
+    fill(modules, matched(tensors, aliases(modules), ""), str(folder))
     return name or saved_name, head
 
 

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from typing import cast
+
+from torch import nn
+
 from ..anatomy.parts import Anatomy
-from ..configuration import AdapterConfig, BnConfig
+from ..configuration import AdapterConfig, BnConfig, ConfigUnion
+from .base import AdapterModule as AdapterModule
 from .base import Method as Method
 from .base import Placement as Placement
 from .bottleneck import BottleneckMethod
@@ -13,7 +19,7 @@ METHODS: dict[type[AdapterConfig], Method] = {
 }
 
 
-def placements_of(config: AdapterConfig, anatomy: Anatomy) -> list[Placement]:
+def placements_of(config: AdapterConfig, anatomy: Anatomy, base: nn.Module) -> list[Placement]:
     """The modules of a new adapter, and where they belong; nothing is attached yet.
 
     Raises:
@@ -24,7 +30,24 @@ def placements_of(config: AdapterConfig, anatomy: Anatomy) -> list[Placement]:
             f"No adapter can be added to this {anatomy.model_class}: not found is {', '.join(anatomy.missing)}. "
             "Describe the model with an AdapterModelInterface: adapters.init(model, interface=...)."
         )
-    return list(method_of(config).place(config, anatomy))
+    placements: dict[tuple[str, str], Placement] = {}
+    for part in config.configs if isinstance(config, ConfigUnion) else (config,):
+        for placement in method_of(part).place(part, anatomy, base):
+            place = (placement.host, placement.container)
+            if place in placements:
+                raise ValueError(
+                    f"Two configurations of this union have modules at {placement.location} of layer {placement.layer} "
+                    f"({placement.host}); give them different places, by their switches or by leave_out."
+                )
+            placements[place] = placement
+    return list(placements.values())
+
+
+def updated(config: AdapterConfig, version: str | None, names: Collection[str]) -> AdapterConfig:
+    """The configuration in a file of any age, in today's words. The arguments are those of `Method.updated`."""
+    if isinstance(config, ConfigUnion):
+        return ConfigUnion(*(updated(part, version, names) for part in config.configs))
+    return cast(AdapterConfig, method_of(config).updated(config, version, names))
 
 
 def method_of(config: AdapterConfig) -> Method:

@@ -1,14 +1,45 @@
-"""The contract between a method and the rest of the library."""
+"""The contract between a method and the rest of the library.
+
+A method makes *modules* and says where each belongs: its place in the tree of modules, which is its place in files, and
+the *point* of the model where it acts. What a module at a point must offer is written below, a class per kind of point.
+
+Shapes: B rows, T tokens, D hidden size.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from ..anatomy.parts import Anatomy, Sublayer
+from ..anatomy.parts import Anatomy, Point
+
+
+class AdapterModule(nn.Module):
+    """A module of an adapter. What it does in the model is said by the subclasses for the kinds of points."""
+
+    fixed: frozenset[str] = frozenset()
+    """The last parts of the names of parameters that are never trained."""
+    dtype: torch.dtype | None = None
+    """The type of numbers that the configuration asks for; None for that of the module it is attached to."""
+
+    def read(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """The tensors of this module as a file of any age holds them, in today's form.
+
+        A module whose parameters may have several forms takes on the form that the file has.
+
+        Args:
+            tensors: By the names of its parameters, as they are in the file.
+        """
+        return tensors
+
+
+class SharedParameters(AdapterModule, nn.ParameterDict):
+    """Parameters that all layers of an adapter share. They act by the modules that hold them too."""
 
 
 @dataclass(frozen=True)
@@ -18,25 +49,22 @@ class Placement:
     Args:
         host: Path of the module that it is attached to, from the base model ("" for the base model itself).
         container: Path of the dictionary of adapters within the host: `adapters`, `output_adapters.adapters` …
-        location: What `get_adapter` calls the place: `mh_adapter`, `output_adapter`, `cross_adapter`, `invertible` …
+        location: What `get_adapter` calls the place: `mh_adapter`, `output_adapter`, `selfattn_lora`, `invertible` …
         layer: Number of the layer, or -1 for what belongs to no layer.
         module: The module.
-        sublayer: The sublayer whose output it changes, if it does that.
+        point: Where it acts in a forward pass; None if it only holds what other modules of the adapter use.
     """
 
     host: str
     container: str
     location: str
     layer: int
-    module: nn.Module
-    sublayer: Sublayer | None = None
+    module: AdapterModule
+    point: Point | None = None
 
 
-class SublayerMap(Protocol):
-    """A module that changes the output of a sublayer: x becomes x′, and the model goes on with x′ + r (and its norm).
-
-    Shapes: B rows, T tokens, D hidden size.
-    """
+class SublayerMap(AdapterModule, ABC):
+    """A module that changes the output of a sublayer: x becomes x′, and the model goes on with x′ + r."""
 
     increments_norm: bool
     """x′ = x + f(norm(x + r)) for some f: in a post-norm block only the norm's input is needed."""
@@ -47,25 +75,76 @@ class SublayerMap(Protocol):
     is_parallel: bool
     """f reads r alone, and is added to the sublayer's own x."""
 
+    @abstractmethod
     def increment(self, h: Tensor) -> Tensor:
         """f(h), without any residual. Shape: (B, T, D) to (B, T, D)."""
 
+    @abstractmethod
     def adapt(self, x: Tensor, r: Tensor | None, norm: nn.Module | None) -> Tensor:
         """x′, before what `replaces_norm` says. Shapes: (B, T, D), (B, T, D) to (B, T, D)."""
 
+    @abstractmethod
     def finish(self, x: Tensor, r: Tensor | None, norm: nn.Module | None) -> Tensor:
         """What the block gives for the sum, if this is the last map and `replaces_norm`. Shapes as `adapt`."""
 
 
-class Method(Protocol):
-    """What a file in this folder offers."""
+class LinearMap(AdapterModule, ABC):
+    """A module that changes what a linear layer computes: y = W x + b becomes y′.
 
-    def place(self, config: Any, anatomy: Anatomy) -> Iterable[Placement]:
-        """Make the modules of a new adapter, and say where they belong.
+    Shapes: x is (..., I) and y is (..., O), for O × I the shape of W.
+    """
+
+    @abstractmethod
+    def adapt(self, x: Tensor, y: Tensor) -> Tensor:
+        """y′, from the input and the output of the layer. Shapes: (..., I), (..., O) to (..., O)."""
+
+
+class WeightMap(LinearMap):
+    """A linear map that is a change of the weight, and so can be merged into it."""
+
+    @abstractmethod
+    def merged(self, weight: Tensor) -> Tensor:
+        """The weight with which the layer alone computes y′. Shape: (O, I), kept.
 
         Raises:
-            ValueError: the configuration cannot be met by a model of this anatomy.
+            ValueError: with this configuration y′ is not linear in x.
         """
 
-    def fixed_parameters(self, config: Any) -> frozenset[str]:
-        """The last parts of the names of parameters that are never trained."""
+    def merged_bias(self, bias: Tensor) -> Tensor:
+        """The bias with which the layer alone computes y′. Shape: (O,), kept."""
+        return bias
+
+
+class ModuleMap(AdapterModule, ABC):
+    """A module that takes the place of one of the model."""
+
+    @abstractmethod
+    def replaced(self, module: nn.Module, inputs: tuple[Any, ...], arguments: dict[str, Any]) -> Any:
+        """The output that takes the place of the module's, for the inputs that it was called with."""
+
+
+class Method(ABC):
+    """What a file in this folder offers."""
+
+    @abstractmethod
+    def place(self, config: Any, anatomy: Anatomy, base: nn.Module) -> Iterable[Placement]:
+        """Make the modules of a new adapter, and say where they belong.
+
+        Args:
+            config: The configuration.
+            anatomy: Where the parts of the model are.
+            base: The base model: sizes and weights may be read, and nothing is changed.
+
+        Raises:
+            ValueError: the configuration cannot be met by this model.
+        """
+
+    def updated(self, config: Any, version: str | None, names: Collection[str]) -> Any:
+        """The configuration in a file of any age, in today's words.
+
+        Args:
+            config: The configuration as it was read.
+            version: The release that wrote the file; None before releases were noted.
+            names: The names of the tensors in the file.
+        """
+        return config

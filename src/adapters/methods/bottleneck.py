@@ -16,13 +16,13 @@ from torch import Tensor, nn
 
 from ..anatomy.parts import Anatomy
 from ..configuration import BnConfig
-from .base import Placement
-from .hypercomplex import HypercomplexLinear, SharedParameters, rule_parameters, weight_parameters
+from .base import Method, Placement, SharedParameters, SublayerMap
+from .hypercomplex import HypercomplexLinear, rule_parameters, weight_parameters
 from .invertible import COUPLINGS
 from .layers import Activation, Projection, drop_rows, seeded
 
 
-class Bottleneck(nn.Module):
+class Bottleneck(SublayerMap):
     """One bottleneck, as a map of the output x of a sublayer, given its residual r and the norm of the block.
 
     The modules have the names that they have in files of AdapterHub.
@@ -53,6 +53,7 @@ class Bottleneck(nn.Module):
         if config.use_gating:
             self.gate = Projection(size, 1, "bert")
         self.config = config
+        self.fixed = _fixed(config)
         self._is_scaled = bool(config.scaling != 1.0 or config.dropout or config.stochastic_depth or config.use_gating)
         # On small models the calls of five modules cost as much as what they compute, so `project` calls the functions.
         # A tuple keeps the two layers from being named a second time; their parameters can be exchanged.
@@ -143,10 +144,10 @@ class Bottleneck(nn.Module):
         return self.adapt(x, r, None) - r  # type: ignore[operator]
 
 
-class BottleneckMethod:
+class BottleneckMethod(Method):
     """Which sublayers get a bottleneck, and the invertible adapter if the configuration has one."""
 
-    def place(self, config: BnConfig, anatomy: Anatomy) -> Iterable[Placement]:
+    def place(self, config: BnConfig, anatomy: Anatomy, base: nn.Module) -> Iterable[Placement]:
         """See `Method.place`."""
         with seeded(config.init_weights_seed):
             placements = list(self._bottlenecks(config, anatomy))
@@ -159,11 +160,6 @@ class BottleneckMethod:
                 f"leave_out={config.leave_out}, this {anatomy.model_class} with {len(anatomy.layers)} layers has none."
             )
         return placements
-
-    def fixed_parameters(self, config: BnConfig) -> frozenset[str]:
-        """See `Method.fixed_parameters`."""
-        is_fixed = config.phm_layer and not config.learn_phm
-        return frozenset({"phm_rule", "phm_rule_left", "phm_rule_right"}) if is_fixed else frozenset()
 
     def _bottlenecks(self, config: BnConfig, anatomy: Anatomy) -> Iterator[Placement]:
         shared: SharedParameters | None = None
@@ -200,6 +196,11 @@ def bottleneck_size(config: BnConfig, size: int, layer: int) -> int:
     return max(1, int(size // config.reduction_factor_at(layer)))
 
 
+def _fixed(config: BnConfig) -> frozenset[str]:
+    is_fixed = config.phm_layer and not config.learn_phm
+    return frozenset({"phm_rule", "phm_rule_left", "phm_rule_right"}) if is_fixed else frozenset()
+
+
 def _projection(
     config: BnConfig, in_features: int, out_features: int, position: str, shared: SharedParameters | None
 ) -> nn.Module:
@@ -213,6 +214,7 @@ def _projection(
 
 def _shared_parameters(config: BnConfig, size: int, layer: int) -> SharedParameters:
     shared = SharedParameters()
+    shared.fixed = _fixed(config)
     if config.shared_W_phm:
         inner = bottleneck_size(config, size, layer)
         for position, shape in (("down", (size, inner)), ("up", (inner, size))):

@@ -12,10 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..configuration import BnConfig
-
-
-class SharedParameters(nn.ParameterDict):
-    """Parameters that all layers of one adapter use: the algebra's rule, and the weights if `shared_W_phm`."""
+from .base import SharedParameters
 
 
 class HypercomplexLinear(nn.Module):

@@ -5,22 +5,24 @@ Shapes: B rows, T tokens, D hidden size.
 
 from __future__ import annotations
 
-from typing import Protocol
+from abc import ABC, abstractmethod
 
 import torch
 from torch import Tensor, nn
 
+from .base import AdapterModule
 from .layers import Activation, Projection
 
 
-class Invertible(Protocol):
+class Invertible(AdapterModule, ABC):
     """A map of the hidden states that can be undone."""
 
-    def __call__(self, x: Tensor, rev: bool = False) -> Tensor:
+    @abstractmethod
+    def forward(self, x: Tensor, rev: bool = False) -> Tensor:
         """The map, or its inverse. Shape: (B, T, D) to (B, T, D)."""
 
 
-class NICECouplingBlock(nn.Module):
+class NICECouplingBlock(Invertible):
     """Additive coupling (NICE, Dinh et al. 2015): y₁ = x₁ + F(x₂), y₂ = x₂ + G(y₁), for the two halves of x.
 
     Args:
@@ -47,7 +49,7 @@ class NICECouplingBlock(nn.Module):
         return torch.cat([first, second], dim=-1)
 
 
-class GLOWCouplingBlock(nn.Module):
+class GLOWCouplingBlock(Invertible):
     """Affine coupling (RealNVP / Glow, Dinh et al. 2017): y₁ = e(s₂) x₁ + t₂, y₂ = e(s₁) x₂ + t₁.
 
     s and t are the two halves of a subnet's output, and e(s) = exp(c · 0.636 · atan(s / c)) keeps the scale between

@@ -16,11 +16,19 @@ from typing import Any, Literal
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
-HookPoint = tuple[nn.Module, Literal["before", "after"]]
-"""A module, and whether the hook runs before or after its forward."""
+When = Literal["before", "call", "instead", "after"]
+
+HookPoint = tuple[nn.Module, When]
+"""A module, and when the hook runs: before its forward (without or with the keyword arguments), instead, or after."""
 
 Step = Callable[[nn.Module, tuple[Any, ...], Any], Any]
-"""(module, inputs, output) to what replaces the inputs or the output, or None to leave them."""
+"""What runs at a hook point, by its kind:
+
+- `before`: (module, inputs, None) to what replaces the inputs, or None to leave them.
+- `call`: (module, inputs, keyword arguments) to what replaces both, as a pair, or None to leave them.
+- `instead`: (module, inputs, keyword arguments) to the output.
+- `after`: (module, inputs, output) to what replaces the output, or None to leave it.
+"""
 
 
 @dataclass(eq=False)
@@ -58,6 +66,50 @@ class _Hook:
         if _Borrowed.count:
             step = self.table.routing.steps.get(self.point)
         return None if step is None else step(module, inputs, output)
+
+    def register(self) -> None:
+        """Put the hook into its module."""
+        module, when = self.point
+        if when == "before":
+            self.handle = module.register_forward_pre_hook(self)
+        elif when == "call":
+            self.handle = module.register_forward_pre_hook(self, with_kwargs=True)
+        elif when == "after":
+            self.handle = module.register_forward_hook(self)
+        else:
+            module.__dict__["forward"] = _Forward(self, module.__dict__.get("forward"))
+
+    def remove(self) -> None:
+        """Take the hook out of its module."""
+        module = self.point[0]
+        if self.handle is not None:
+            self.handle.remove()
+            return
+        own = module.__dict__.pop("forward").own
+        if own is not None:
+            module.__dict__["forward"] = own
+
+
+class _Forward:
+    """Takes the place of a module's `forward`, for torch has no hook that runs instead of it.
+
+    Args:
+        hook: What to run.
+        own: The `forward` that was set on the module itself, if there was one.
+    """
+
+    def __init__(self, hook: _Hook, own: Any) -> None:
+        self.hook = hook
+        self.own = own
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        hook, module = self.hook, self.hook.point[0]
+        step = hook.step
+        if _Borrowed.count:
+            step = hook.table.routing.steps.get(hook.point)
+        if step is not None:
+            return step(module, args, kwargs)
+        return self.own(*args, **kwargs) if self.own is not None else type(module).forward(module, *args, **kwargs)
 
 
 class HookTable:
@@ -101,11 +153,7 @@ class HookTable:
             hook = self._hooks.get(point)
             if hook is None:
                 hook = self._hooks[point] = _Hook(self, point)
-                module, when = point
-                if when == "before":
-                    hook.handle = module.register_forward_pre_hook(hook)
-                else:
-                    hook.handle = module.register_forward_hook(hook)
+                hook.register()
             hook.users += 1
 
     def _release(self, routing: Routing) -> None:
@@ -113,8 +161,7 @@ class HookTable:
             hook = self._hooks[point]
             hook.users -= 1
             if hook.users == 0:
-                assert hook.handle is not None
-                hook.handle.remove()
+                hook.remove()
                 del self._hooks[point]
 
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ..anatomy.parts import Site, Sublayer, Tap
 from ..methods.base import SublayerMap
+from .calls import Calls
 from .hooks import HookPoint, Step
 
 
@@ -166,25 +167,8 @@ class ReplaceNormOutput:
         return self.adapter.finish(self.kept[0].take(), self.kept[1].take(), module)
 
 
-@dataclass
-class InSequence:
-    """Several steps at one hook point."""
-
-    steps: Sequence[Step]
-
-    def __call__(self, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> Any:
-        before = output is None
-        for step in self.steps:
-            changed = step(module, inputs, output)
-            if changed is not None and before:
-                inputs = changed
-            elif changed is not None:
-                output = changed
-        return inputs if before else output
-
-
 def sublayer_steps(
-    base: nn.Module, sublayer: Sublayer, maps: Sequence[SublayerMap]
+    base: nn.Module, sublayer: Sublayer, maps: Sequence[SublayerMap], calls: Calls
 ) -> Iterator[tuple[HookPoint, Step]]:
     """The steps that make a sublayer's output go through adapters, one after the other.
 
@@ -235,11 +219,3 @@ def _capture(base: nn.Module, tap: Tap, cell: Cell) -> tuple[HookPoint, Step]:
     if tap.side == "input":
         return (module, "before"), CaptureInput(cell)
     return (module, "after"), CaptureOutput(cell, tap.index)
-
-
-def joined(steps: Sequence[tuple[HookPoint, Step]]) -> dict[HookPoint, Step]:
-    """One step per hook point."""
-    by_point: dict[HookPoint, list[Step]] = {}
-    for point, step in steps:
-        by_point.setdefault(point, []).append(step)
-    return {point: found[0] if len(found) == 1 else InSequence(found) for point, found in by_point.items()}

@@ -1,0 +1,50 @@
+"""The configuration of prompt tuning."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .base import AdapterConfig, register_method, register_preset
+from .checks import choices, is_count, require, require_common
+
+_INITS = ("random_uniform", "from_string")
+_PLACES = ("prefix", "prefix_after_bos")
+
+
+@dataclass(frozen=True)
+class PromptTuningConfig(AdapterConfig):
+    """Prompt tuning (Lester et al. 2021, arXiv:2104.08691): trained embeddings in front of those of the input.
+
+    >>> model.add_adapter("task", PromptTuningConfig(prompt_length=10))
+
+    Args:
+        architecture: The name of the method in files.
+        prompt_length: Number of prompt positions P.
+        prompt_init: `random_uniform`, or `from_string`: the embeddings of `prompt_init_text`, repeated to fit.
+        prompt_init_text: A text; the model must know its tokenizer by its name, or the tokenizer is loaded from it.
+        combine: `prefix` (before all positions) or `prefix_after_bos` (behind the first one).
+        init_weights_seed: Seed for the initial weights; the global generator's state is left as it was.
+
+    Raises:
+        AdapterConfigError: a value has no meaning.
+    """
+
+    architecture: str | None = "prompt_tuning"
+    prompt_length: int = 10
+    prompt_init: str = "random_uniform"
+    prompt_init_text: str | None = None
+    combine: str = "prefix"
+    init_weights_seed: int | None = None
+
+    def __post_init__(self) -> None:
+        require_common(self)
+        require(is_count(self.prompt_length), self, "prompt_length", "a whole number above 0")
+        require(self.prompt_init in _INITS, self, "prompt_init", choices(_INITS))
+        needs_text = self.prompt_init == "from_string"
+        has_text = isinstance(self.prompt_init_text, str) and bool(self.prompt_init_text.strip())
+        require(has_text or not needs_text, self, "prompt_init_text", "a text with prompt_init='from_string'")
+        require(self.combine in _PLACES, self, "combine", choices(_PLACES))
+
+
+register_method(PromptTuningConfig, "prompt_tuning")
+register_preset("prompt_tuning", PromptTuningConfig())
