@@ -28,8 +28,11 @@ PARTS = [
     *(("forward", f"{model}") for model in ("bert-6x384/1x16", "llama-8x512/1x16", "t5-small/1x16")),
     *(("lifecycle", section) for section in ("init", "add", "activate", "files", "memory", "import")),
     *(("training", m) for m in ("full fine-tuning", "seq_bn", "double_seq_bn", "par_bn, reduction 16", "compacter")),
+    *(("training", m) for m in ("lora r 8 (q, v)", "ia3", "dora", "vera", "loreft")),
+    *(("training", m) for m in ("prefix 30", "prefix 30 flat", "prompt 10")),
 ]
-VERSIONS = "from importlib.metadata import version as v; print(*(v(p) for p in ('adapters', 'transformers', 'torch')))"
+VERSIONS = "import sys; from importlib.metadata import version as v; "
+VERSIONS += "print(*(v(p) for p in (sys.argv[1], 'transformers', 'torch')))"
 
 Record = dict[str, Any]
 console = Console(width=None if sys.stdout.isatty() else 150)
@@ -59,9 +62,11 @@ def options(script: str, effort: float) -> list[str]:
     return ["--seconds", str((60.0 if script == "training" else 8.0) * effort)]
 
 
-def run_part(python: str, script: str, argument: str, effort: float) -> Iterator[Record]:
+def run_part(side: str, python: str, script: str, argument: str, effort: float) -> Iterator[Record]:
     command = [python, str(HERE / f"{script}.py"), argument, *options(script, effort)]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    if side == "peft":  # the calls of `adapters`, made on PEFT
+        environment["PYTHONPATH"] = str(HERE / "peft_calls")
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     for line in done.stdout.splitlines():
         if line.startswith("{"):
@@ -70,10 +75,10 @@ def run_part(python: str, script: str, argument: str, effort: float) -> Iterator
         yield {"case": f"{argument} ({script}.py)", "error": done.stderr.strip().splitlines()[-1][:300]}
 
 
-def versions(python: str) -> str:
-    done = subprocess.run([python, "-c", VERSIONS], check=True, capture_output=True, text=True)
-    library, transformers, torch = done.stdout.split()
-    return f"adapters {library} (transformers {transformers}, torch {torch})"
+def versions(python: str, library: str = "adapters") -> str:
+    done = subprocess.run([python, "-c", VERSIONS, library], check=True, capture_output=True, text=True)
+    version, transformers, torch = done.stdout.split()
+    return f"{library} {version} (transformers {transformers}, torch {torch})"
 
 
 def merge(records: list[Record]) -> Figure | str:
@@ -102,30 +107,38 @@ def cell(figure: Figure | str | None) -> str:
 
 @dataclass(frozen=True)
 class Row:
-    """A case under both libraries."""
+    """A case under each library."""
 
     case: str
     ours: Figure | str | None
     peer: Figure | str | None
+    peft: Figure | str | None = None
 
     @property
     def limit(self) -> float | None:
-        return limit(self.case, self.peer.median if isinstance(self.peer, Figure) else None)
+        peers = [figure.median for figure in (self.peer, self.peft) if isinstance(figure, Figure)]
+        return limit(self.case, min(peers, default=None))
 
     def as_json(self) -> Record:
         def plain(figure: Figure | str | None) -> Any:
             return vars(figure) if isinstance(figure, Figure) else figure
 
-        return {"case": self.case, "ours": plain(self.ours), "peer": plain(self.peer), "target": self.limit}
+        sides = {"ours": plain(self.ours), "peer": plain(self.peer), "peft": plain(self.peft)}
+        return {"case": self.case, **sides, "target": self.limit}
 
 
 def table(rows: list[Row], names: Mapping[str, str]) -> Table:
-    result = Table("case", names["ours"], names.get("peer", "adapters 1.3, as measured earlier"), "target")
+    result = Table("case", names["ours"], names.get("peer", "adapters 1.3, as measured earlier"))
+    if "peft" in names:
+        result.add_column(names["peft"])
+    result.add_column("target")
     for row in rows:
-        peer = cell(row.peer)
+        peers = [cell(row.peer)]
         if "peer" not in names and row.case in EARLIER:
-            peer = f"[dim]{EARLIER[row.case]:g}[/dim]"
-        result.add_row(row.case, cell(row.ours), peer, verdict(row.ours, row.limit))
+            peers = [f"[dim]{EARLIER[row.case]:g}[/dim]"]
+        if "peft" in names:
+            peers.append(cell(row.peft))
+        result.add_row(row.case, cell(row.ours), *peers, verdict(row.ours, row.limit))
     return result
 
 
@@ -134,16 +147,19 @@ def collect(pythons: Mapping[str, str], parts: list[tuple[str, str]], rounds: in
     for turn in range(rounds):
         for script, argument in parts:
             for side, python in pythons.items():
+                if side == "peft" and script == "lifecycle":
+                    continue
                 console.log(f"round {turn + 1}/{rounds}: {script} {argument} ({side})")
-                for record in run_part(python, script, argument, effort):
+                for record in run_part(side, python, script, argument, effort):
                     records.setdefault(record["case"], {}).setdefault(side, []).append(record)
     merged = {case: {side: merge(found) for side, found in sides.items()} for case, sides in records.items()}
-    return [Row(case, sides.get("ours"), sides.get("peer")) for case, sides in merged.items()]
+    return [Row(case, sides.get("ours"), sides.get("peer"), sides.get("peft")) for case, sides in merged.items()]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--peer", metavar="PYTHON", help="an interpreter with the library to compare with")
+    parser.add_argument("--peft", metavar="PYTHON", help="an interpreter with PEFT, for the methods that it has")
     parser.add_argument("--rounds", type=int, default=1, help="runs of everything, in fresh processes")
     parser.add_argument("--effort", type=float, default=1.0, help="factor on the time for each case")
     parser.add_argument("--only", nargs="+", default=[""], metavar="TEXT", help="parts to run, e.g. training 1x16")
@@ -151,6 +167,8 @@ def main() -> None:
     arguments = parser.parse_args()
     pythons = {"ours": sys.executable} | ({"peer": arguments.peer} if arguments.peer else {})
     names = {side: versions(python) for side, python in pythons.items()}
+    if arguments.peft:
+        pythons["peft"], names["peft"] = arguments.peft, versions(arguments.peft, "peft")
     parts = [part for part in PARTS if any(text in " ".join(part) for text in arguments.only)]
     rows = collect(pythons, parts, arguments.rounds, arguments.effort)
     console.print(table(rows, names))

@@ -6,6 +6,7 @@ Run: `python benchmarks/forward.py [bert-base/1x16 …] [--seconds 8]`
 from __future__ import annotations
 
 import argparse
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -33,6 +34,17 @@ def method(config: str, loaded: int = 1) -> Case:
     return Case(lambda bare: adapted(bare, config, loaded))
 
 
+def merged(config: str) -> Case:
+    """An adapter that is merged into the weights; the bare model keeps its own."""
+
+    def build(bare: nn.Module) -> Any:
+        model = adapted(copy.deepcopy(bare), config)
+        model.merge_adapter("a0")
+        return model
+
+    return Case(build)
+
+
 def inactive(loaded: int) -> Case:
     return Case(lambda bare: adapted(bare, loaded=loaded, active=False), differs=False)
 
@@ -48,17 +60,31 @@ CASES = {
     "par_bn, reduction 16": method("par_bn[reduction_factor=16]"),
     "compacter": method("compacter"),
     "adapter_plus": Case(lambda bare: adapted(bare, adapters.AdapterPlusConfig(stochastic_depth=0.0))),
+    "lora r 8 (q, v)": method("lora"),
+    "lora merged": merged("lora"),
+    "ia3": method("ia3"),
+    "dora": method("dora"),
+    "vera": method("vera"),
+    "prefix 30": method("prefix_tuning"),
+    "prefix 30 flat": method("prefix_tuning_flat"),
+    "prompt 10": method("prompt_tuning"),
+    "loreft": method("loreft"),
     "seq_bn of 100 loaded": method("seq_bn", loaded=100),
     "seq_bn of 100 loaded, over seq_bn of 1": Case(lambda bare: adapted(bare, loaded=100), adapted),
 }
-METHODS = ["control (bare over bare)", "seq_bn", "double_seq_bn", "par_bn, reduction 16", "compacter"]
+LOW_RANK = ["lora r 8 (q, v)", "lora merged", "ia3", "dora", "vera"]
+METHODS = [
+    *("control (bare over bare)", "seq_bn", "double_seq_bn", "par_bn, reduction 16", "compacter"),
+    *LOW_RANK,
+    *("prefix 30", "prefix 30 flat", "prompt 10", "loreft"),
+]
 CASES_OF = {
     "bert-base/1x16": list(CASES),
     "bert-base/1x128": [*METHODS, "init only", "added, not active (1)"],
     "bert-base/8x128": METHODS,
     "bert-6x384/1x16": list(CASES),
-    "llama-8x512/1x16": ["control (bare over bare)", "seq_bn"],
-    "t5-small/1x16": ["control (bare over bare)", "seq_bn"],
+    "llama-8x512/1x16": ["control (bare over bare)", "seq_bn", *LOW_RANK, "prefix 30"],
+    "t5-small/1x16": ["control (bare over bare)", "seq_bn", *LOW_RANK, "prefix 30"],
 }
 
 
@@ -66,6 +92,7 @@ def ratios(case: Case, bare: nn.Module, inputs: dict[str, Tensor], seconds: floa
     """Check that the adapters act (or do not) as they should, then time."""
     reference, candidate = case.reference(bare), case.candidate(bare)
     expected, output = bare(**inputs)[0], candidate(**inputs)[0]
+    output = output[:, output.shape[1] - expected.shape[1] :]  # prompts come in front
     if torch.allclose(expected, output, atol=1e-5) == case.differs:
         raise RuntimeError(f"the output {'equals' if case.differs else 'differs from'} the bare model's")
     return paired_ratios(lambda: reference(**inputs), lambda: candidate(**inputs), seconds, least=15)

@@ -21,6 +21,14 @@ METHODS = {
     "double_seq_bn": "double_seq_bn",
     "par_bn, reduction 16": "par_bn[reduction_factor=16]",
     "compacter": "compacter",
+    "lora r 8 (q, v)": "lora",
+    "ia3": "ia3",
+    "dora": "dora",
+    "vera": "vera",
+    "prefix 30": "prefix_tuning",
+    "prefix 30 flat": "prefix_tuning_flat",
+    "prompt 10": "prompt_tuning",
+    "loreft": "loreft",
 }
 FULL = "full fine-tuning"
 SHAPE = "bert-base/8x128"
