@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -221,14 +220,19 @@ def randomise(model: nn.Module, adapter: str, std: float = 0.2) -> None:
                     parameter.add_(std * torch.randn(parameter.shape, generator=generator))
 
 
+def parameters(model: nn.Module, adapter: str) -> list[nn.Parameter]:
+    """All parameters of an adapter, each once."""
+    return list(model._adapter_registry[adapter].parameters())  # type: ignore[union-attr,index]
+
+
 def hooks(model: nn.Module) -> int:
     """The number of hooks that are registered anywhere in a model."""
-    return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules())
+    return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) + ("forward" in m.__dict__) for m in model.modules())
 
 
 def loss(values: list[Tensor]) -> Tensor:
-    """A scalar that depends on every output."""
-    return torch.stack([v.double().pow(2).mean() for v in values if v.is_floating_point()]).sum()
-
-
-Builder = Callable[[], nn.Module]
+    """A scalar that depends on every output. Not on their squares alone: behind a norm their mean hardly changes."""
+    wanted = [torch.linspace(-1, 1, v.numel(), dtype=torch.float64).reshape(v.shape) for v in values]
+    return torch.stack(
+        [(v.double() - w).pow(2).mean() for v, w in zip(values, wanted, strict=True) if v.is_floating_point()]
+    ).sum()

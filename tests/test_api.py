@@ -961,16 +961,6 @@ def test_invertible_adapters_of_odd_sizes() -> None:
         model.add_adapter("a", "seq_bn_inv")
 
 
-def test_peft_configurations_are_named() -> None:
-    class LoraConfig:
-        """Stands for that of peft."""
-
-    LoraConfig.__module__ = "peft.tuners.lora"
-    model = with_two()
-    with refused(model, TypeError, "not LoraConfig.*PEFT"):
-        model.add_adapter(LoraConfig())
-
-
 def test_methods_of_peft_that_are_not_ours() -> None:
     """They say that nothing was loaded, as on the bare model; they do not touch ours."""
     model = with_two()

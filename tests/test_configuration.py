@@ -14,28 +14,46 @@ import pytest
 from adapters import (
     ADAPTER_CONFIG_MAP,
     DEFAULT_ADAPTER_CONFIG,
+    AdaLoRAConfig,
     AdapterConfig,
     AdapterPlusConfig,
+    BitFitConfig,
     BnConfig,
     CompacterConfig,
     CompacterPlusPlusConfig,
+    ConfigUnion,
+    DiReftConfig,
+    DoRAConfig,
     DoubleSeqBnConfig,
     DoubleSeqBnInvConfig,
+    DvoRAConfig,
     HoulsbyConfig,
     HoulsbyInvConfig,
+    IA3Config,
+    LayerNormTuningConfig,
+    LoRAConfig,
+    LoReftConfig,
+    MAMConfig,
     ModelAdaptersConfig,
+    ModulesToSaveConfig,
+    MTLLoRAConfig,
+    NoReftConfig,
     ParallelConfig,
     ParBnConfig,
     PfeifferConfig,
     PfeifferInvConfig,
+    PrefixTuningConfig,
+    PromptTuningConfig,
     SeqBnConfig,
     SeqBnInvConfig,
+    UniPELTConfig,
+    VeraConfig,
     get_adapter_config_hash,
 )
 from adapters.configuration import AdapterConfigError
 
-# As listed in shared/reference/formats.md, A1; that of adapter_plus, which has no entry there, and those with changed
-# fields were computed by `adapters` 1.3.0: adapters.utils.get_adapter_config_hash(AdapterPlusConfig()).
+# As listed in shared/reference/formats.md, A1; those of adapter_plus and prefix_tuning_flat, which have no entry there,
+# and those with changed fields were computed by `adapters` 1.3.0: get_adapter_config_hash(AdapterPlusConfig()).
 HASHES = {
     "seq_bn": "9076f36a74755ac4",
     "double_seq_bn": "b1017368d7a97b11",
@@ -46,6 +64,17 @@ HASHES = {
     "compacter": "934efc0c1022a56f",
     "compacter++": "cfa13994accfb5f4",
     "adapter_plus": "fd517df084609354",
+    "prefix_tuning": "648bf22f5afeaaa6",
+    "prefix_tuning_flat": "d61d9a6e9c3974ea",
+    "prompt_tuning": "8e35d5049bb12364",
+    "lora": "625403edad0bf919",
+    "ia3": "1ebb5af107e576c0",
+    "vera": "2be4e8738bf1b672",
+    "dora": "045575c920686296",
+    "dvora": "54bac59257d09af0",
+    "mtl_lora": "b37172df6259ff89",
+    "loreft": "141e29e6c21f7261",
+    "noreft": "df69f184fdb72464",
     "seq_bn[reduction_factor=32]": "d67207b1275a4536",
     "pfeiffer[reduction_factor=12]": "fbcd3ea118026d02",
     "seq_bn[leave_out=[0, 1]]": "f3569854fb6a62c4",
@@ -59,7 +88,8 @@ OLD_NAMES = {
     "parallel": "par_bn",
     "scaled_parallel": "scaled_par_bn",
 }
-CLASSES: dict[str, type[BnConfig]] = {
+UNION_HASHES = {"mam": "97453c0dbc2dbc97", "unipelt": "67ac4937c601ad56"}
+BOTTLENECKS: dict[str, type[BnConfig]] = {
     "seq_bn": SeqBnConfig,
     "seq_bn_inv": SeqBnInvConfig,
     "double_seq_bn": DoubleSeqBnConfig,
@@ -69,8 +99,28 @@ CLASSES: dict[str, type[BnConfig]] = {
     "compacter": CompacterConfig,
     "compacter++": CompacterPlusPlusConfig,
 }
-# The dictionary of shared/reference/formats.md, A4, in full: these keys and no others.
-FIELDS = [
+CLASSES: dict[str, type[AdapterConfig]] = {
+    **BOTTLENECKS,
+    "prefix_tuning": PrefixTuningConfig,
+    "prompt_tuning": PromptTuningConfig,
+    "lora": LoRAConfig,
+    "ia3": IA3Config,
+    "vera": VeraConfig,
+    "dora": DoRAConfig,
+    "dvora": DvoRAConfig,
+    "mtl_lora": MTLLoRAConfig,
+    "adalora": AdaLoRAConfig,
+    "loreft": LoReftConfig,
+    "noreft": NoReftConfig,
+    "direft": DiReftConfig,
+    "bitfit": BitFitConfig,
+    "ln_tuning": LayerNormTuningConfig,
+    "mam": MAMConfig,
+    "unipelt": UniPELTConfig,
+}
+# The dictionaries of shared/reference/formats.md, A4, in full: these keys and no others, as long as fields that are new
+# say nothing.
+BOTTLENECK_FIELDS = [
     "adapter_residual_before_ln",
     "cross_adapter",
     "dropout",
@@ -105,6 +155,30 @@ FIELDS = [
     "stochastic_depth",
     "use_gating",
 ]
+FIELDS = {
+    "lora": "alpha architecture attn_matrices composition_mode dropout dtype init_weights init_weights_seed "
+    "intermediate_lora leave_out output_lora r selfattn_lora use_dora use_gating vera_b vera_d",
+    "prefix_tuning": "architecture bottleneck_size cross_prefix encoder_prefix dropout flat leave_out non_linearity "
+    "prefix_length shared_gating use_gating init_weights_seed",
+    "prompt_tuning": "architecture combine prompt_init prompt_init_text prompt_length init_weights_seed",
+    "reft": "architecture layers prefix_positions suffix_positions r orthogonality tied_weights dropout non_linearity "
+    "dtype output_reft init_weights_seed",
+    "mtl_lora": "n_up_projection task_specific_matrix_type weights_sharpness",
+    "direft": "subtract_projection",
+    "adalora": "target_r warmup_steps final_steps interval beta1 beta2 orthogonality_weight",
+    "partial": "architecture leave_out",
+}
+FIELDS_OF: dict[str, list[str]] = {
+    **dict.fromkeys(BOTTLENECKS, BOTTLENECK_FIELDS),
+    **{name: FIELDS["lora"].split() for name in ("lora", "ia3", "vera", "dora", "dvora")},
+    **{name: f"{FIELDS['lora']} {FIELDS[name]}".split() for name in ("mtl_lora", "adalora")},
+    **dict.fromkeys(("prefix_tuning", "prefix_tuning_flat"), FIELDS["prefix_tuning"].split()),
+    "prompt_tuning": FIELDS["prompt_tuning"].split(),
+    **dict.fromkeys(("loreft", "noreft"), FIELDS["reft"].split()),
+    "direft": f"{FIELDS['reft']} {FIELDS['direft']}".split(),
+    **dict.fromkeys(("bitfit", "ln_tuning"), FIELDS["partial"].split()),
+    **{name: ["architecture", "configs"] for name in ("mam", "unipelt")},
+}
 
 every_preset = pytest.mark.parametrize("preset", ADAPTER_CONFIG_MAP)
 
@@ -136,10 +210,27 @@ def test_old_classes() -> None:
     assert DEFAULT_ADAPTER_CONFIG == "seq_bn"
 
 
+@pytest.mark.parametrize(("preset", "expected"), UNION_HASHES.items())
+def test_hash_of_unions_is_that_of_adapterhub(preset: str, expected: str) -> None:
+    """In 1.3 the hash of a union is not that of its dictionary, and stands in the `config.json` of models."""
+    assert get_adapter_config_hash(AdapterConfig.load(preset)) == expected
+    assert get_adapter_config_hash(AdapterConfig.load(AdapterConfig.load(preset).to_dict())) == expected
+
+
+def test_presets_differ_in_their_hashes() -> None:
+    """In 1.3 NoReFT and DiReFT have one hash, and so one configuration in the `config.json` of a model."""
+    names = [name for name in ADAPTER_CONFIG_MAP if name not in OLD_NAMES]
+    assert len({get_adapter_config_hash(AdapterConfig.load(name)) for name in names}) == len(names)
+
+
 @pytest.mark.parametrize(("preset", "config_class"), CLASSES.items())
-def test_preset_is_its_class(preset: str, config_class: type[BnConfig]) -> None:
+def test_preset_is_of_its_class(preset: str, config_class: type[AdapterConfig]) -> None:
     assert AdapterConfig.load(preset) == config_class()
     assert type(AdapterConfig.load(preset)) is config_class
+
+
+@pytest.mark.parametrize(("preset", "config_class"), BOTTLENECKS.items())
+def test_fields_of_presets_can_be_changed(preset: str, config_class: type[BnConfig]) -> None:
     by_class = config_class(reduction_factor=7, dropout=0.25)
     assert AdapterConfig.load(f"{preset}[reduction_factor=7, dropout=0.25]") == by_class
     assert AdapterConfig.load(preset, reduction_factor=7, dropout=0.25) == by_class
@@ -172,10 +263,11 @@ def test_keywords_win_over_the_string() -> None:
 @every_preset
 def test_round_trips(preset: str) -> None:
     config = AdapterConfig.load(preset)
-    assert sorted(config.to_dict()) == FIELDS
+    assert sorted(config.to_dict()) == sorted(FIELDS_OF[OLD_NAMES.get(preset, preset).replace("scaled_", "")])
     assert json.loads(json.dumps(config.to_dict())) == config.to_dict()
     for restored in (
         AdapterConfig.from_dict(config.to_dict()),
+        AdapterConfig.from_dict(json.loads(json.dumps(config.to_dict()))),
         type(config).from_dict(config.to_dict()),
         AdapterConfig.load(config.to_dict()),
         copy.deepcopy(config),
@@ -211,10 +303,11 @@ def test_a_dictionary_that_is_changed_later_does_not_change_the_configuration() 
 def test_reads_like_a_dictionary(preset: str) -> None:
     config = AdapterConfig.load(preset)
     assert isinstance(config, Mapping)
-    assert dict(config) == {**config} == config.to_dict()
-    assert len(config) == len(FIELDS) == len(list(config))
-    assert all(config[name] == getattr(config, name) == config.get(name) for name in FIELDS)
-    assert "mh_adapter" in config and "nothing" not in config and config.get("nothing", 3) == 3
+    assert dict(config) == {**config}
+    assert len(config) == len(list(config)) == len(dict(config))
+    assert all(config[name] == config.get(name) for name in config)
+    assert all(config[name] == getattr(config, name) for name in config.to_dict() if name != "configs")
+    assert next(iter(config)) in config and "nothing" not in config and config.get("nothing", 3) == 3
     with pytest.raises(KeyError):
         config["to_dict"]
 
@@ -223,16 +316,21 @@ def test_reads_like_a_dictionary(preset: str) -> None:
 def test_cannot_be_changed(preset: str) -> None:
     config = AdapterConfig.load(preset)
     before = config.to_dict()
+    field = "configs" if isinstance(config, ConfigUnion) else next(name for name in config if name != "architecture")
     for change in (
-        lambda: setattr(config, "reduction_factor", 2),
-        lambda: delattr(config, "reduction_factor"),
-        lambda: config.__setitem__("reduction_factor", 2),
+        lambda: setattr(config, field, 2),
+        lambda: delattr(config, field),
+        lambda: config.__setitem__(field, 2),
     ):
         with pytest.raises((dataclasses.FrozenInstanceError, TypeError, AttributeError)):
             change()
-    changed = config.replace(reduction_factor=3)
-    assert changed is not config and changed.reduction_factor == 3
     assert config.to_dict() == before == ADAPTER_CONFIG_MAP[preset].to_dict()
+
+
+def test_replacing_makes_another() -> None:
+    config = SeqBnConfig()
+    changed = config.replace(reduction_factor=3)
+    assert changed is not config and changed.reduction_factor == 3 and config.reduction_factor == 16
 
 
 def test_presets_do_not_share_lists() -> None:
@@ -331,6 +429,48 @@ def test_wrong_values(field: str, value: Any) -> None:
         with pytest.raises(AdapterConfigError) as caught:
             make()
         assert field in str(caught.value) and repr(value) in str(caught.value)
+
+
+WRONG_ELSEWHERE: list[tuple[str, str, Any]] = [
+    ("lora", "r", 0),
+    ("lora", "alpha", "8"),
+    ("lora", "attn_matrices", ["query"]),
+    ("lora", "composition_mode", "multiply"),
+    ("lora", "dtype", "float8"),
+    ("lora", "use_gating", "yes"),
+    ("prefix_tuning", "prefix_length", 0),
+    ("prefix_tuning", "flat", "no"),
+    ("prompt_tuning", "combine", "suffix"),
+    ("prompt_tuning", "prompt_init", "from_nothing"),
+    ("loreft", "layers", "some"),
+    ("loreft", "prefix_positions", -1),
+    ("direft", "subtract_projection", "no"),
+    ("bitfit", "leave_out", [-1]),
+    ("bitfit", "leave_out", 3),
+    ("ln_tuning", "leave_out", ["0"]),
+]
+
+
+@pytest.mark.parametrize(("preset", "field", "value"), WRONG_ELSEWHERE)
+def test_wrong_values_of_other_methods(preset: str, field: str, value: Any) -> None:
+    with pytest.raises(AdapterConfigError) as caught:
+        AdapterConfig.load(preset, **{field: value})
+    assert field in str(caught.value) and repr(value) in str(caught.value)
+
+
+@pytest.mark.parametrize("modules", [[], [""], [3], None, ""], ids=repr)
+def test_modules_to_save_needs_names(modules: Any) -> None:
+    with pytest.raises(AdapterConfigError, match=r"modules is .*; it should be a list of names"):
+        ModulesToSaveConfig(modules)
+
+
+def test_modules_to_save() -> None:
+    config = ModulesToSaveConfig("pooler")
+    assert config.modules == ["pooler"] and config == ModulesToSaveConfig(["pooler"])
+    assert config.to_dict() == {"modules": ["pooler"], "architecture": "modules_to_save"}
+    assert AdapterConfig.load(json.loads(json.dumps(config.to_dict()))) == config
+    with pytest.raises(AdapterConfigError, match="ModulesToSaveConfig needs modules"):
+        AdapterConfig.load({"architecture": "modules_to_save"})
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import copy
 import pickle
 import warnings
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,28 +15,56 @@ import adapters
 import models
 from adapters import AdapterConfig, AdapterSetup, Stack
 
-PRESETS = [
-    "seq_bn",
-    "double_seq_bn",
-    "par_bn",
-    "scaled_par_bn",
-    "adapter_plus",
-    "seq_bn_inv",
-    "double_seq_bn_inv",
-    "compacter[phm_dim=2]",
-    "compacter++[phm_dim=2]",
+PREFIX = "prefix_tuning[prefix_length=3, bottleneck_size=8]"
+BOTTLENECKS = [
+    f"{preset}[reduction_factor=4]" for preset in ("seq_bn", "double_seq_bn", "par_bn", "scaled_par_bn", "adapter_plus")
+] + [
+    "seq_bn_inv[reduction_factor=4]",
+    "double_seq_bn_inv[reduction_factor=4]",
+    "compacter[phm_dim=2, reduction_factor=4]",
+    "compacter++[phm_dim=2, reduction_factor=4]",
 ]
-SMALL = {"reduction_factor": 4}
+LOW_RANK = [
+    "lora[r=2]",
+    "lora[r=2, attn_matrices=['q', 'k', 'v', 'o'], intermediate_lora=True, output_lora=True, use_rslora=True]",
+    "lora[r=2, init_weights=pissa]",
+    "ia3",
+    "vera[r=2]",
+    "dora[r=2]",
+    "dvora[r=2]",
+    "mtl_lora[r=2, n_up_projection=2]",
+    "adalora[r=3, target_r=2]",
+]
+REFTS = ["loreft", "noreft[r=2, suffix_positions=2]", "direft[tied_weights=True, suffix_positions=1]"]
+PARTIAL = ["bitfit", "ln_tuning"]
+OTHERS = [
+    PREFIX,
+    "prefix_tuning_flat[prefix_length=3]",
+    "prompt_tuning[prompt_length=3]",
+    f"{PREFIX}|par_bn[reduction_factor=4]",
+    f"{PREFIX[:-1]}, use_gating=True]|seq_bn[reduction_factor=4, use_gating=True]|lora[r=2, use_gating=True]",
+]
+PRESETS = [*BOTTLENECKS, *LOW_RANK, *REFTS, *PARTIAL, *OTHERS]
+
+# What cannot be, with what the error says.
+WITHOUT_BIAS = ("llama", "qwen3", "gemma3", "mixtral", "t5", "modernbert")
+IMPOSSIBLE = {
+    **{(name, "bitfit"): "bias" for name in WITHOUT_BIAS},
+    **{("custom", preset): "attention" for preset in PRESETS if "prefix_tuning" in preset},
+}
 
 every_model = pytest.mark.parametrize("name", models.NAMES)
-every_preset = pytest.mark.parametrize("preset", PRESETS)
-supported = [(n, p) for n in models.NAMES for p in PRESETS]
-every_case = pytest.mark.parametrize(("name", "preset"), supported)
+CASES = [(n, p) for n in models.NAMES for p in PRESETS if (n, p) not in IMPOSSIBLE]
+every_case = pytest.mark.parametrize(("name", "preset"), CASES)
 
 
-def with_adapter(name: str, preset: str, adapter: str = "a", **config: object) -> torch.nn.Module:
+def cases(names: list[str], presets: list[str]) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize(("name", "preset"), [(n, p) for n in names for p in presets if (n, p) in CASES])
+
+
+def with_adapter(name: str, preset: str, adapter: str = "a") -> torch.nn.Module:
     model = models.adapted(name)
-    model.add_adapter(adapter, config=AdapterConfig.load(preset, **{**SMALL, **config}))
+    model.add_adapter(adapter, config=preset)
     models.randomise(model, adapter)
     return model
 
@@ -48,13 +77,25 @@ def close(first: list[torch.Tensor], second: list[torch.Tensor], tolerance: floa
     return all(torch.allclose(a, b, rtol=tolerance, atol=tolerance) for a, b in zip(first, second, strict=True))
 
 
-@every_model
-@pytest.mark.parametrize("preset", [p for p in PRESETS if "inv" not in p])
+@pytest.mark.parametrize(("name", "preset"), IMPOSSIBLE)
+def test_what_cannot_be_is_said(name: str, preset: str) -> None:
+    model = models.adapted(name)
+    keys = model.state_dict().keys()
+    with pytest.raises(ValueError, match=IMPOSSIBLE[name, preset]):
+        model.add_adapter("a", preset)
+    assert not model.supports_adapter(preset)
+    assert model.state_dict().keys() == keys
+
+
+@cases(models.NAMES, [p for p in BOTTLENECKS if "inv" not in p] + LOW_RANK + PARTIAL)
 def test_identity(name: str, preset: str) -> None:
     """A fresh adapter that starts with zero effect changes no bit."""
     model = models.adapted(name)
     before = models.outputs(model, name)
-    model.add_adapter("a", AdapterConfig.load(preset, init_weights="mam_adapter", **SMALL), set_active=True)
+    config = AdapterConfig.load(preset)
+    if preset in BOTTLENECKS:
+        config = config.replace(init_weights="mam_adapter")
+    model.add_adapter("a", config, set_active=True)
     assert models.hooks(model) > 0
     assert same(models.outputs(model, name), before)
 
@@ -77,9 +118,9 @@ def test_inactive_is_free(name: str, preset: str) -> None:
 @every_case
 def test_only_what_is_trained_moves(name: str, preset: str) -> None:
     model = with_adapter(name, preset)
-    model.add_adapter("other", AdapterConfig.load(preset, **SMALL))
+    model.add_adapter("other", preset)
     model.train_adapter("a")
-    mine = {id(p) for modules in model.get_adapter("a").values() for m in modules.values() for p in m.parameters()}
+    mine = {id(p) for p in models.parameters(model, "a") if p.requires_grad}
     before = {key: p.detach().clone() for key, p in model.named_parameters()}
     models.loss(models.outputs(model, name)).backward()
     trained = [p for p in model.parameters() if p.requires_grad]
@@ -141,24 +182,32 @@ def test_copies_are_independent(name: str, preset: str) -> None:
         assert not same(models.outputs(copied, name), expected)
 
 
+REPLAYED = [p for p in PRESETS if p not in BOTTLENECKS[1::2]]
+TRACED = [BOTTLENECKS[0], BOTTLENECKS[2], "lora[r=2]", "ia3", "dora[r=2]", "loreft", *OTHERS[:3], *PARTIAL]
+
+
 def gradients(model: torch.nn.Module, values: list[torch.Tensor], adapter: str) -> list[torch.Tensor]:
     model.zero_grad()
     models.loss(values).backward()
-    modules = [m for places in model.get_adapter(adapter).values() for m in places.values()]
-    found = [p.grad for m in modules for p in m.parameters()]
+    found = [p.grad for p in models.parameters(model, adapter) if p.requires_grad]
     assert all(g is not None for g in found)
     return [g.clone() for g in found]
 
 
+def without_dropout(preset: str) -> AdapterConfig:
+    config = AdapterConfig.load(preset)
+    dropouts = {name: 0.0 for name in config if name.endswith(("dropout", "stochastic_depth"))}
+    return config.replace(**dropouts) if dropouts else config
+
+
 @pytest.mark.parametrize("use_reentrant", [False, True])
-@pytest.mark.parametrize("name", [n for n in models.NAMES if n not in ("custom", "albert")])  # these two have none
-@pytest.mark.parametrize("preset", ["seq_bn", "double_seq_bn_inv", "par_bn", "compacter[phm_dim=2]"])
+@cases([n for n in models.NAMES if n not in ("custom", "albert")], REPLAYED)  # these two have no checkpointing
 def test_checkpointing_gives_the_same_gradients(name: str, preset: str, use_reentrant: bool) -> None:
     """Also when another adapter is activated between forward and backward."""
     without = {"dropout": 0.0} if name in ("bart", "whisper") else {}
     model = models.adapted(name, **without)
     for adapter in ("a", "b"):
-        model.add_adapter(adapter, AdapterConfig.load(preset, **SMALL))
+        model.add_adapter(adapter, without_dropout(preset))
         models.randomise(model, adapter)
     model.train_adapter("a")
     for module in model.modules():
@@ -181,12 +230,12 @@ def test_checkpointing_gives_the_same_gradients(name: str, preset: str, use_reen
         assert close(gradients(model, values, "a"), expected, 1e-4)
 
 
-@pytest.mark.parametrize("name", ["bert", "llama", "t5", "vit", "modernbert", "custom"])
-def test_threads_do_not_mix(name: str) -> None:
+@cases(["bert", "llama", "t5", "vit", "modernbert", "custom"], [BOTTLENECKS[2], "dora[r=2]", "loreft", *OTHERS[:3]])
+def test_threads_do_not_mix(name: str, preset: str) -> None:
     model = models.adapted(name)
     setups: list[str | None] = ["a", "b", None]
     for adapter in ("a", "b"):
-        model.add_adapter(adapter, AdapterConfig.load("par_bn" if adapter == "a" else "double_seq_bn", **SMALL))
+        model.add_adapter(adapter, preset if adapter == "a" else "double_seq_bn[reduction_factor=4]")
         models.randomise(model, adapter)
     model.set_active_adapters("b")
     expected = {}
@@ -205,8 +254,7 @@ def test_threads_do_not_mix(name: str) -> None:
     assert adapters.runtime.hooks._Borrowed.count == 0
 
 
-@pytest.mark.parametrize("name", [n for n in models.NAMES if n not in ("mixtral", "whisper")])
-@pytest.mark.parametrize("preset", ["seq_bn", "par_bn"])
+@cases([n for n in models.NAMES if n not in ("mixtral", "whisper")], TRACED)
 def test_compiled_is_eager(name: str, preset: str) -> None:
     torch._dynamo.reset()
     model = with_adapter(name, preset)
@@ -219,8 +267,9 @@ def test_compiled_is_eager(name: str, preset: str) -> None:
     assert close(models.tensors(compiled(**models.inputs(name))), bare)
 
 
-@pytest.mark.parametrize("name", ["bert", "gpt2", "llama", "vit", "distilbert", "modernbert", "custom"])
-@pytest.mark.parametrize("preset", ["seq_bn", "double_seq_bn", "par_bn", "compacter[phm_dim=2]"])
+@cases(
+    ["bert", "gpt2", "llama", "vit", "distilbert", "modernbert", "custom"], [*TRACED, BOTTLENECKS[1], BOTTLENECKS[7]]
+)
 def test_exported_is_eager(name: str, preset: str) -> None:
     model = with_adapter(name, preset)
     model.set_active_adapters("a")
@@ -230,13 +279,42 @@ def test_exported_is_eager(name: str, preset: str) -> None:
         assert close(models.tensors(exported.module()(**given)), models.tensors(model(**given)))
 
 
-@every_model
-def test_bfloat16(name: str) -> None:
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@cases(models.NAMES, [p for p in PRESETS if p not in BOTTLENECKS[2:]])
+def test_half_precision(name: str, preset: str, dtype: torch.dtype) -> None:
     """Adapters take the type of numbers of the model, forward and backward."""
-    model = models.bare(name).bfloat16()
+    model = models.bare(name).to(dtype)
     adapters.init(model, interface=models.CUSTOM_INTERFACE if name == "custom" else None)
-    model.add_adapter("a", "double_seq_bn[reduction_factor=4]")
-    assert all(p.dtype == torch.bfloat16 for p in model.parameters())
+    model.add_adapter("a", preset)
+    assert all(p.dtype == dtype for p in model.parameters())
     model.train_adapter("a")
-    given = {k: v.bfloat16() if v.is_floating_point() else v for k, v in models.inputs(name).items()}
+    given = {k: v.to(dtype) if v.is_floating_point() else v for k, v in models.inputs(name).items()}
     assert all(g.isfinite().all() for g in gradients(model, models.tensors(model(**given)), "a"))
+
+
+@cases(["bert", "gpt2", "llama", "t5", "vit"], [p for p in PRESETS if p not in BOTTLENECKS])
+def test_two_methods_in_one_stack(name: str, preset: str, tmp_path: Path) -> None:
+    """They act together, and are saved, loaded and deleted independently."""
+    model = with_adapter(name, preset)
+    model.add_adapter("b", "double_seq_bn[reduction_factor=4]")
+    models.randomise(model, "b")
+    alone = {}
+    for adapter in ("a", "b"):
+        model.set_active_adapters(adapter)
+        alone[adapter] = models.outputs(model, name)
+        model.save_adapter(tmp_path / adapter, adapter)
+    model.set_active_adapters(Stack("a", "b"))
+    both = models.outputs(model, name)
+    assert all(
+        v.shape != b.shape or not close([v], [b], 1e-3)
+        for o in alone.values()
+        for v, b in zip(o[:1], both, strict=False)
+    )
+    fresh = models.adapted(name)
+    for adapter in ("b", "a"):
+        fresh.load_adapter(tmp_path / adapter)
+    fresh.set_active_adapters(Stack("a", "b"))
+    assert same(models.outputs(fresh, name), both)
+    model.delete_adapter("a")
+    model.set_active_adapters("b")
+    assert same(models.outputs(model, name), alone["b"])

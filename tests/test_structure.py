@@ -31,10 +31,15 @@ ORDER = [
     "anatomy",
     "methods",
     "runtime",
+    "merging",
     "registry",
+    "rank_allocation",
+    "data_inits",
+    "optimizers",
     "context",
     "summary",
     "checkpoints",
+    "peft_library",
     "heads",  # the heads, and those of static classes …
     "model",
     "heads.flexible",  # … and the class of models with any number of them, which is built on `model`
@@ -87,6 +92,7 @@ PUBLIC = [
     "PfeifferInvConfig",
     "PrefixTuningConfig",
     "PromptTuningConfig",
+    "RankAllocator",
     "ReftConfig",
     "SeqBnConfig",
     "SeqBnInvConfig",
@@ -98,8 +104,10 @@ PUBLIC = [
     "detach",
     "get_adapter_config_hash",
     "init",
+    "initialise_with_data",
     "inspect",
     "load_model",
+    "lora_plus_groups",
     "parse_composition",
 ]
 
@@ -143,7 +151,9 @@ METHODS = {
     "load_adapter": "self, adapter_name_or_path, config=None, version=None, model_name=None, load_as=None, "
     "with_head=True, custom_weights_loaders=None, leave_out=None, id2label=None, set_active=False, "
     "use_safetensors=False",
+    "merge_adapter": "self, name",
     "load_head": "self, save_directory, load_as=None, id2label=None, use_safetensors=False",
+    "reset_adapter": "self",
     "save_adapter": "self, save_directory, adapter_name, with_head=True, meta_dict=None, custom_weights_loaders=None, "
     "use_safetensors",
     "save_all_adapters": "self, save_directory, with_head=True, meta_dict=None, custom_weights_loaders=None, "

@@ -65,12 +65,15 @@ if TYPE_CHECKING:
     from .configuration import VeraConfig as VeraConfig
     from .configuration import get_adapter_config_hash as get_adapter_config_hash
     from .context import AdapterSetup as AdapterSetup
+    from .data_inits import initialise_with_data as initialise_with_data
     from .inspection import inspect as inspect
     from .model import AdapterType as AdapterType
     from .model import ModelAdaptersMixin as ModelAdaptersMixin
     from .model import detach as detach
     from .model import init as init
     from .model import load_model as load_model
+    from .optimizers import lora_plus_groups as lora_plus_groups
+    from .rank_allocation import RankAllocator as RankAllocator
 
 # Where each public name comes from. They are imported when they are used: `import adapters` alone costs nothing, as
 # `import transformers` alone does not import torch.
@@ -129,8 +132,11 @@ _PUBLIC: dict[str, tuple[str, ...]] = {
         "get_adapter_config_hash",
     ),
     "context": ("AdapterSetup",),
+    "data_inits": ("initialise_with_data",),
     "inspection": ("inspect",),
     "model": ("AdapterType", "ModelAdaptersMixin", "detach", "init", "load_model"),
+    "optimizers": ("lora_plus_groups",),
+    "rank_allocation": ("RankAllocator",),
 }
 _MODULE_OF = {name: module for module, names in _PUBLIC.items() for name in names}
 _SUBMODULES = (

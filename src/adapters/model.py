@@ -7,8 +7,9 @@ model back as it was.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
@@ -17,21 +18,25 @@ import torch
 from torch import nn
 from transformers import GenerationMixin, PreTrainedModel
 
+from . import embeddings, peft_library
 from .anatomy import AdapterModelInterface, anatomy, anatomy_from_interface
 from .anatomy.interface import submodule
 from .anatomy.parts import Sublayer
 from .checkpoints import native
 from .checkpoints.files import INTERFACE_CONFIG, read_json, write_json
-from .composition import AdapterCompositionBlock, SetupLike, parse_composition
+from .composition import AdapterCompositionBlock, SetupLike, Stack, parse_composition
 from .configuration import AdapterConfig, ModelAdaptersConfig, get_adapter_config_hash
 from .context import AdapterSetup, OpenSetups
+from .embeddings import DEFAULT, LoadedEmbeddings, token_embeddings
 from .heads.model_heads import read_static_head, save_static_head
+from .methods.prefix_tuning import eject
 from .registry import Adapter, AdapterRegistry
+from .runtime.calls import Generation
 from .runtime.hooks import ReplayedCheckpoint
 from .summary import Row, summary_rows, summary_table
 
 if TYPE_CHECKING:
-    pass
+    from peft import PeftConfig
 
 from . import __version__ as VERSION
 
@@ -54,10 +59,42 @@ def _without_adapter_type(method: Method) -> Method:
     """Let a method also be called with an `AdapterType` after the name, as early releases were."""
 
     @functools.wraps(method)
-    def called(self: Any, name: Any, *args: Any, **kwargs: Any) -> Any:
-        if args and isinstance(args[0], AdapterType):
-            args = args[1:]
-        return method(self, name, *args, **kwargs)
+    def called(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if len(args) > 1 and isinstance(args[1], AdapterType):
+            args = (args[0], *args[2:])
+        return method(self, *args, **kwargs)
+
+    return cast(Method, called)
+
+
+def _also_as_of_transformers(method: Method) -> Method:
+    """Let `add_adapter` also be called as transformers' own: with a configuration of peft, then the name.
+
+    It then also does what that does: the adapter is active, and all else is frozen.
+    """
+
+    @functools.wraps(method)
+    def called(self: Any, *args: Any, **kwargs: Any) -> Any:
+        config = args[0] if args else kwargs.get("adapter_config")
+        if not peft_library.is_config(config):
+            return method(self, *args, **kwargs)
+        name = (args[1] if len(args) > 1 else kwargs.get("adapter_name")) or "default"
+        method(self, name, config)
+        self.requires_grad_(False)
+        peft_library.train(self, self._adapter_registry, name)
+        return None
+
+    return cast(Method, called)
+
+
+def _also_by_transformers(method: Method) -> Method:
+    """Let `load_adapter` also be called by transformers' `from_pretrained`, for a folder of peft."""
+
+    @functools.wraps(method)
+    def called(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if "load_config" not in kwargs:
+            return method(self, *args, **kwargs)
+        return peft_library.load(self, self._adapter_registry, *args, **kwargs)
 
     return cast(Method, called)
 
@@ -68,14 +105,16 @@ class ModelAdaptersMixin(nn.Module):
     config: Any
     _adapter_registry: AdapterRegistry
     _adapter_interface: AdapterModelInterface | None
+    _adapter_embeddings: LoadedEmbeddings
 
     # -- adding and removing ------------------------------------------------------------------------------------
 
+    @_also_as_of_transformers
     @_without_adapter_type
     def add_adapter(
         self,
         adapter_name: str,
-        config: str | Mapping[str, Any] | None = None,
+        config: str | Mapping[str, Any] | PeftConfig | None = None,
         overwrite_ok: bool = False,
         set_active: bool = False,
         *,
@@ -84,10 +123,15 @@ class ModelAdaptersMixin(nn.Module):
         """Add a new adapter.
 
         >>> model.add_adapter("sentiment", config="seq_bn[reduction_factor=8]", layers=[4, 5])
+        >>> model.add_adapter("hadamard", peft.LoHaConfig(target_modules=["q_proj"]))
+
+        A configuration of the `peft` library is handed over to it, through transformers. Such an adapter can be
+        activated alone, trained, saved (in the files of PEFT), loaded and deleted; a model has either adapters of this
+        library or of that one.
 
         Args:
             adapter_name: A name without path separators.
-            config: The name of a preset, a dictionary or a configuration; by default `seq_bn`.
+            config: The name of a preset, a dictionary or a configuration, also one of `peft`; by default `seq_bn`.
             overwrite_ok: Whether an adapter of the same name may be replaced.
             set_active: Whether to activate it.
             layers: The layers to place it in, counted over all towers; by default all that the configuration names.
@@ -95,15 +139,44 @@ class ModelAdaptersMixin(nn.Module):
         Raises:
             ValueError: the name is taken or no name, or the configuration cannot be met by this model. The model is
                 then as it was.
+            ImportError: the configuration is one of `peft`, which is not installed.
         """
         _check_name(adapter_name)
         registry = self._adapter_registry
+        if peft_library.is_config(config):
+            self._add_of_peft(adapter_name, config, overwrite_ok, set_active, layers)
+            return
         if adapter_name in registry.adapters and not overwrite_ok:
             raise ValueError(
                 f"There is an adapter named {adapter_name!r} already. Choose another name, or pass overwrite_ok=True."
             )
         adapter = registry.build(adapter_name, AdapterConfig.load(config if config is not None else "seq_bn"), layers)
         self._attach(adapter, set_active)
+
+    def _add_of_peft(self, name: str, config: Any, overwrite_ok: bool, set_active: bool, layers: object) -> None:
+        """Add an adapter with a configuration of `peft`."""
+        registry = self._adapter_registry
+        if layers is not None:
+            raise ValueError("layers= is for adapters of this library; the configuration of peft says them itself.")
+        if name in registry.peft.trained and not overwrite_ok:
+            raise ValueError(
+                f"There is an adapter named {name!r} already. Choose another name, or pass overwrite_ok=True."
+            )
+        with self._added_by_peft(name, set_active):
+            peft_library.add(self, registry, name, config)
+
+    @contextlib.contextmanager
+    def _added_by_peft(self, name: str, set_active: bool) -> Iterator[None]:
+        """Around the addition of an adapter of `peft`, which activates it: what was active stays so."""
+        registry = self._adapter_registry
+        former = next(iter(peft_library.active(self)), None) if registry.peft.trained else None
+        if name in registry.peft.trained:
+            peft_library.delete(self, registry, name)
+        yield
+        if set_active:
+            self.set_active_adapters(name)
+        else:
+            peft_library.activate(self, former if former != name else None)
 
     def _attach(self, adapter: Adapter, set_active: bool) -> None:
         registry = self._adapter_registry
@@ -119,6 +192,9 @@ class ModelAdaptersMixin(nn.Module):
         Raises:
             UnknownAdapterError: there is no such adapter.
         """
+        if adapter_name in self._adapter_registry.peft.trained:
+            peft_library.delete(self, self._adapter_registry, adapter_name)
+            return
         self._adapter_registry.delete(adapter_name)
 
     # -- activating and training ------------------------------------------------------------------------------------
@@ -126,6 +202,9 @@ class ModelAdaptersMixin(nn.Module):
     @property
     def active_adapters(self) -> AdapterCompositionBlock | None:
         """The active setup. Setting it is `set_active_adapters`."""
+        if self._adapter_registry.peft.trained:
+            names = peft_library.active(self)
+            return Stack(*names) if names else None
         return self._adapter_registry.active
 
     @active_adapters.setter
@@ -144,7 +223,13 @@ class ModelAdaptersMixin(nn.Module):
         Raises:
             UnknownAdapterError: a name is not that of an adapter. The active setup is then as it was.
         """
-        self._adapter_registry.activate(parse_composition(adapter_setup), skip_layers or ())
+        setup = parse_composition(adapter_setup)
+        of_peft = self._adapter_registry.peft.trained
+        if of_peft and (setup is None or setup.flatten() & of_peft.keys()):
+            name = None if setup is None else peft_library.single_name(setup, list(of_peft), skip_layers)
+            peft_library.activate(self, name)
+            return
+        self._adapter_registry.activate(setup, skip_layers or ())
 
     @_without_adapter_type
     def train_adapter(self, adapter_setup: SetupLike, train_embeddings: bool = False) -> None:
@@ -154,7 +239,7 @@ class ModelAdaptersMixin(nn.Module):
 
         Args:
             adapter_setup: As for `set_active_adapters`.
-            train_embeddings: Whether the input embeddings are trained too.
+            train_embeddings: Whether the active input embeddings are trained too.
 
         Raises:
             UnknownAdapterError: a name is not that of an adapter. The model is then as it was.
@@ -163,28 +248,191 @@ class ModelAdaptersMixin(nn.Module):
         if setup is None:
             raise ValueError("train_adapter needs the name of an adapter or a setup of adapters, not None.")
         registry = self._adapter_registry
-        registry.check(setup)
+        of_peft = registry.peft.trained
+        if setup.flatten() & of_peft.keys():
+            peft_library.single_name(setup, list(of_peft), None)
+        else:
+            registry.check(setup)
         self.train()
         self.freeze_model(True)
         for name in setup.flatten():
-            registry.set_trainable(name, True)
+            if name in of_peft:
+                peft_library.train(self, registry, name)
+            else:
+                registry.set_trainable(name, True)
         if train_embeddings:
-            cast(PreTrainedModel, self).get_input_embeddings().requires_grad_(True)
+            token_embeddings(self, registry).requires_grad_(True)
         self.set_active_adapters(setup)
 
     def freeze_model(self, freeze: bool = True) -> None:
-        """Freeze, or unfreeze, the base model with all adapters in it. Heads are not touched."""
+        """Freeze, or unfreeze, the base model with all adapters and embeddings in it. Heads are not touched."""
         self._adapter_registry.base.requires_grad_(not freeze)
+        self._adapter_embeddings.requires_grad_(not freeze)
 
     def has_adapters(self) -> bool:
         """Whether any adapter has been added."""
-        return bool(self._adapter_registry.adapters)
+        return bool(self._adapter_registry.adapters or self._adapter_registry.peft.trained)
+
+    # -- merging ----------------------------------------------------------------------------------------------------
+
+    def merge_adapter(self, name: str) -> None:
+        """Put what an adapter changes into the weights of the model: it then acts without any cost.
+
+        >>> model.merge_adapter("task")
+        >>> model.reset_adapter()
+
+        Several adapters can be merged, one on top of the other. A merged adapter acts in every setup and thread, until
+        it is reset; setups that name it do not apply it a second time. The originals of the weights that it changes are
+        kept, so merging takes their memory once more. Half types are computed in float32. `save_pretrained` writes the
+        merged weights, and leaves merged adapters out; `save_adapter` writes them as ever. What happens to the weights
+        in between (training of the base model, `load_state_dict`) is undone by `reset_adapter` too.
+
+        Args:
+            name: An adapter that is a change of weights: LoRA, IA³, DoRA, VeRA …
+
+        Raises:
+            UnknownAdapterError: there is no such adapter.
+            ValueError: it is no change of weights, or the weights are quantised or tied to other modules. The model is
+                then as it was.
+        """
+        self._adapter_registry.merge(name, self)
+
+    def reset_adapter(self, name: str | None = None) -> None:
+        """Take merged adapters out of the weights again: these are then what they were, bit by bit.
+
+        Args:
+            name: One adapter, of several that are merged; by default all.
+
+        Raises:
+            UnknownAdapterError: there is no such adapter.
+            ValueError: it is not merged.
+        """
+        self._adapter_registry.reset(name)
+
+    def eject_prefix_tuning(self, name: str) -> None:
+        """Turn the prefixes of an adapter into what their network computes, with equal outputs: they are flat then.
+
+        >>> model.eject_prefix_tuning("task")
+
+        Fewer parameters are kept and saved, and its configuration says so. An optimizer still holds the former ones.
+
+        Args:
+            name: An adapter with prefix tuning, alone or in a union.
+
+        Raises:
+            UnknownAdapterError: there is no such adapter.
+            ValueError: it has no prefix that is not flat.
+        """
+        adapter = self._adapter_registry[name]
+        config = eject(adapter.config, adapter.modules())
+        self._adapter_registry.adapters[name] = dataclasses.replace(adapter, config=config)
+
+    # -- embeddings -------------------------------------------------------------------------------------------------
+
+    @property
+    def active_embeddings(self) -> str:
+        """The name of the embeddings that are in use; the model's own are "default"."""
+        return self._adapter_embeddings.active
+
+    @property
+    def loaded_embeddings(self) -> dict[str, nn.Embedding]:
+        """All embeddings by their names."""
+        return self._adapter_embeddings.as_modules(self)
+
+    def add_embeddings(
+        self,
+        name: str,
+        tokenizer: Any,
+        reference_embedding: str | None = None,
+        reference_tokenizer: Any = None,
+        embedding_dim: int | None = None,
+    ) -> None:
+        """Add new embeddings for a tokenizer, and make them the active ones.
+
+        >>> model.add_embeddings("fo", faroese_tokenizer, reference_embedding="default", reference_tokenizer=tokenizer)
+        >>> model.train_adapter("language", train_embeddings=True)
+
+        There are as many as the tokenizer has tokens. All that the model holds per token changes with them: tied
+        embeddings of encoder and decoder, and the output layer of a language model with its bias, tied or not. Ids of
+        special tokens that the model's configuration names (`pad_token_id` …) are left as they are.
+
+        Args:
+            name: Their name.
+            tokenizer: The tokenizer.
+            reference_embedding: Embeddings that give what tokens of both tokenizers start with; the others are drawn as
+                the model draws its own.
+            reference_tokenizer: The tokenizer of those.
+            embedding_dim: Their size; it has to be that of the model's.
+
+        Raises:
+            ValueError: the name is taken, or the model has no embeddings that could be exchanged. The model is then as
+                it was.
+        """
+        store = self._adapter_embeddings
+        store.check_new(name)
+        current = store.get(self, store.active)
+        if embedding_dim not in (None, current.size):
+            raise ValueError(f"embedding_dim={embedding_dim}: the embeddings of this model have size {current.size}.")
+        if (reference_embedding is None) != (reference_tokenizer is None):
+            raise ValueError("reference_embedding and reference_tokenizer belong together: give both, or none.")
+        reference = None
+        if reference_embedding is not None:
+            reference = (store.get(self, reference_embedding), reference_tokenizer)
+        store.add(self, name, embeddings.for_tokenizer(self, current, tokenizer, reference))
+
+    def set_active_embeddings(self, name: str) -> None:
+        """Use other embeddings, for all calls of the model in all threads; the model's own are "default".
+
+        Raises:
+            ValueError: there are none of this name, or an adapter acts on the embeddings. The model is then as it was.
+        """
+        self._adapter_embeddings.activate(self, name)
+
+    def delete_embeddings(self, name: str) -> None:
+        """Remove embeddings; if they are active, the model's own are afterwards.
+
+        Raises:
+            ValueError: there are none of this name, or they are the model's own.
+        """
+        self._adapter_embeddings.delete(self, name)
+
+    def save_embeddings(self, path: str | Path, name: str, tokenizer: Any = None) -> None:
+        """Write embeddings to a folder, as safetensors.
+
+        Args:
+            path: The folder; made if it is not there.
+            name: The embeddings.
+            tokenizer: Their tokenizer, to be written beside them.
+
+        Raises:
+            ValueError: there are none of this name.
+        """
+        embeddings.save(self._adapter_embeddings.get(self, name), _folder(path), tokenizer)
+
+    def load_embeddings(self, path: str | Path, name: str) -> Any:
+        """Add embeddings from a folder, also of AdapterHub's `adapters` 1.3, and make them the active ones.
+
+        Args:
+            path: The folder.
+            name: The name to give.
+
+        Returns:
+            The tokenizer that was saved with them, or None.
+
+        Raises:
+            ValueError: the name is taken, or a file is missing, cut off or does not fit. The model is then as it was.
+        """
+        store = self._adapter_embeddings
+        store.check_new(name)
+        loaded, tokenizer = embeddings.load(self, store.get(self, store.active), Path(path).expanduser())
+        store.add(self, name, loaded)
+        return tokenizer
 
     # -- looking ----------------------------------------------------------------------------------------------------
 
     @property
     def adapters_config(self) -> ModelAdaptersConfig:
-        """The configurations of the adapters, by name."""
+        """The configurations of the adapters, by name; those of `peft` are in `model.peft_config`."""
         found = ModelAdaptersConfig()
         for name, adapter in self._adapter_registry.adapters.items():
             found.add(name, adapter.config)
@@ -220,7 +468,8 @@ class ModelAdaptersMixin(nn.Module):
         Args:
             as_dict: Whether to give one dictionary per row instead of a table.
         """
-        rows = summary_rows(self._adapter_registry)
+        active = self.active_adapters
+        rows = summary_rows(self._adapter_registry, active.flatten() if active is not None else ())
         return rows if as_dict else summary_table(rows)
 
     def adapter_to(self, name: str, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> None:
@@ -266,12 +515,25 @@ class ModelAdaptersMixin(nn.Module):
         """
         _refuse_loaders(custom_weights_loaders)
         folder = _folder(save_directory)
+        if adapter_name in self._adapter_registry.peft.trained:
+            self._save_of_peft(adapter_name, folder, with_head, meta_dict, use_safetensors)
+            return
         adapter = self._adapter_registry[adapter_name]
         native.save(
             adapter, folder, self._adapter_registry.base_path, {**self._facts(), **(meta_dict or {})}, use_safetensors
         )
         if with_head:
             self._save_head_of(adapter_name, folder, use_safetensors)
+
+    def _save_of_peft(
+        self, name: str, folder: Path, with_head: bool, meta_dict: Mapping[str, Any] | None, use_safetensors: bool
+    ) -> None:
+        """Write an adapter of `peft`."""
+        if meta_dict or not use_safetensors:
+            raise ValueError("An adapter of peft is written as peft does it: without meta_dict, as safetensors.")
+        peft_library.save(self, folder, name)
+        if with_head:
+            self._save_head_of(name, folder, use_safetensors)
 
     def save_all_adapters(
         self,
@@ -282,12 +544,15 @@ class ModelAdaptersMixin(nn.Module):
         use_safetensors: bool = True,
     ) -> None:
         """Write every adapter to a folder of its name within a folder. The arguments are those of `save_adapter`."""
+        for name in self._adapter_registry.peft.trained:
+            self.save_adapter(Path(save_directory) / name, name, with_head, meta_dict, custom_weights_loaders)
         for name, adapter in self._adapter_registry.adapters.items():
             facts = {"config_id": get_adapter_config_hash(adapter.config), **(meta_dict or {})}
             self.save_adapter(
                 Path(save_directory) / name, name, with_head, facts, custom_weights_loaders, use_safetensors
             )
 
+    @_also_by_transformers
     @_without_adapter_type
     def load_adapter(
         self,
@@ -308,7 +573,8 @@ class ModelAdaptersMixin(nn.Module):
         >>> name = model.load_adapter("my_adapters/sentiment", set_active=True)
 
         Args:
-            adapter_name_or_path: The folder.
+            adapter_name_or_path: The folder. One of the `peft` library is handed over to it, if it is installed; its
+                files hold no name, so that the adapter is called "default" without `load_as`.
             config: A configuration to use instead of the one in the folder.
             version: Not supported yet: only folders are read.
             model_name: Taken for compatibility: the model is this one.
@@ -335,6 +601,9 @@ class ModelAdaptersMixin(nn.Module):
             _check_name(load_as)
         override = AdapterConfig.load(config) if config is not None else None
         registry = self._adapter_registry
+        if peft_library.is_folder(folder) and peft_library.is_installed():
+            self._load_of_peft(folder, load_as or "default", config, leave_out, set_active)
+            return load_as or "default"
         adapter = native.load(
             registry, folder, self._model_type(), load_as, override, leave_out, safetensors_only=use_safetensors
         )
@@ -347,15 +616,39 @@ class ModelAdaptersMixin(nn.Module):
             self.set_active_adapters(adapter.name)
         return adapter.name
 
+    def _load_of_peft(self, folder: Path, name: str, config: object, leave_out: object, set_active: bool) -> None:
+        """Add an adapter from a folder of `peft`."""
+        if config is not None or leave_out:
+            raise ValueError(f"{folder} holds an adapter of peft; it is loaded as it is, without config or leave_out.")
+        with self._added_by_peft(name, set_active):
+            peft_library.load(self, self._adapter_registry, folder, name)
+
     def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:
         """Write the whole model with its adapters, to be read by `AutoAdapterModel` or `adapters.load_model`.
+
+        Merged adapters are part of the weights that are written, and no adapters any more. Of a model with an adapter
+        of `peft` only this is written, as transformers does it.
 
         Args:
             save_directory: The folder.
             **kwargs: What transformers' `save_pretrained` takes.
         """
+        if self._adapter_registry.peft.trained:
+            active = peft_library.active(self)
+            if len(active) != 1:
+                raise ValueError(
+                    f"A model with adapters of peft writes its active one, as transformers does; active is {active}. "
+                    "Activate one, or use save_adapter; the model itself can be written when they are deleted."
+                )
+            if kwargs.get("is_main_process", True):
+                peft_library.save(self, Path(save_directory), active[0])
+            return
         config = cast(Any, self).config
         entries = self._config_entries()
+        merged = self._names_in_state_of(self._adapter_registry.merged)
+        if merged:
+            state = kwargs.get("state_dict") or self.state_dict()
+            kwargs["state_dict"] = {key: tensor for key, tensor in state.items() if key not in merged}
         try:
             for key, value in entries.items():
                 setattr(config, key, value)
@@ -393,7 +686,17 @@ class ModelAdaptersMixin(nn.Module):
 
     def _config_entries(self) -> dict[str, Any]:
         """What `config.json` says of adapters."""
-        return {"adapters": self.adapters_config.to_dict()}
+        kept = ModelAdaptersConfig()
+        for name, adapter in self._adapter_registry.adapters.items():
+            if name not in self._adapter_registry.merged:
+                kept.add(name, adapter.config)
+        return {"adapters": kept.to_dict()}
+
+    def _names_in_state_of(self, adapters: Iterable[str]) -> set[str]:
+        """The names that the tensors of adapters have in `state_dict`."""
+        own = {id(t) for name in adapters for m in self._adapter_registry[name].modules() for t in m.parameters()}
+        own |= {id(t) for name in adapters for m in self._adapter_registry[name].modules() for t in m.buffers()}
+        return {key for key, t in self.state_dict(keep_vars=True).items() if id(t) in own} if own else set()
 
     # -- the forward pass -------------------------------------------------------------------------------------------
 
@@ -410,6 +713,8 @@ class ModelAdaptersMixin(nn.Module):
             yield
             return
         registry = self._adapter_registry
+        if registry.peft.trained:
+            raise ValueError("AdapterSetup is for adapters of this library; those of peft are active for all threads.")
         setup = AdapterSetup.get_context_adapter_setup()
         with registry.table.borrowed(registry.compile(setup, registry.skip_layers)):
             yield
@@ -467,7 +772,7 @@ _ADAPTED_CLASSES: dict[type[nn.Module], type[nn.Module]] = {}
 def _generate_in_setup(self: Any, *args: Any, **kwargs: Any) -> Any:
     """Generation calls the encoder of a model by itself, so the setup must be in use around the whole of it."""
     own_class: Any = _own_class(type(self))
-    with self._setup_in_use():
+    with self._setup_in_use(), Generation():
         return own_class.generate(self, *args, **kwargs)
 
 
@@ -513,6 +818,7 @@ def init(
         if adapters_config is not None or interface is not None:
             raise ValueError(f"This {type(model).__name__} was initialised before; call adapters.detach(model) first.")
         return
+    peft_library.check_bare(model)
     setup_registry(model, interface)
     own_class = type(model)
     model.__class__ = adapted_class(own_class)
@@ -537,6 +843,7 @@ def setup_registry(model: nn.Module, interface: AdapterModelInterface | None = N
     output_embeddings = cast(Any, model).get_output_embeddings() if outside else None
     model._adapter_registry = AdapterRegistry(base, parts, base_path, output_embeddings)  # type: ignore[assignment]
     model._adapter_interface = interface  # type: ignore[assignment]
+    model._adapter_embeddings = LoadedEmbeddings(model._adapter_registry)  # type: ignore[assignment,arg-type]
 
 
 def detach(model: nn.Module) -> None:
@@ -550,11 +857,14 @@ def detach(model: nn.Module) -> None:
         )
     registry = model._adapter_registry
     registry.detach()
+    model.set_active_embeddings(DEFAULT)
+    for name in list(registry.peft.trained):
+        peft_library.delete(model, registry, name)
     for module in model.modules():
         function = module.__dict__.get("_gradient_checkpointing_func")
         if isinstance(function, ReplayedCheckpoint) and function.table is registry.table:
             module.__dict__["_gradient_checkpointing_func"] = function.checkpoint
-    del model._adapter_registry, model._adapter_interface
+    del model._adapter_registry, model._adapter_interface, model._adapter_embeddings
     cast(Any, model).__class__ = _own_class(type(model))
 
 
@@ -624,9 +934,7 @@ def add_saved_adapters(model: Any, config: Any) -> None:
 def _check_name(name: Any) -> None:
     """Raise for what is no name. Files come from elsewhere, so the names in them are checked too."""
     if not isinstance(name, str):
-        kind = type(name).__name__
-        hint = " PEFT configurations cannot be added yet." if "peft" in type(name).__module__ else ""
-        raise TypeError(f"The first argument is the name of the adapter, a string, not {kind}.{hint}")
+        raise TypeError(f"The first argument is the name of the adapter, a string, not {type(name).__name__}.")
     if not name.strip() or "/" in name or "\\" in name or name in (".", "..") or "\0" in name:
         raise ValueError(f"{name!r} is no name for an adapter: it names a folder when saved, so no '/', '\\' or '..'.")
 

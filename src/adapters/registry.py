@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import cast
 
 import torch
 from torch import nn
 
-from .anatomy.parts import Anatomy, Point
+from .anatomy.parts import Anatomy, Point, WholeModule
 from .composition import AdapterCompositionBlock, Stack
 from .configuration import AdapterConfig
+from .merging import MergedAdapters
 from .methods import AdapterModule, Placement, placements_of
 from .runtime.calls import Calls
 from .runtime.hooks import HookPoint, HookTable, Routing, Step
 from .runtime.invertible import invertible_steps
+from .runtime.modules import tied_steps
 from .runtime.steps import joined, rank, steps_at
 
 
@@ -79,6 +81,19 @@ class Adapter:
         return (p for p in dict.fromkeys(p for module in self.modules() for p in module.parameters()))
 
 
+@dataclass
+class PeftAdapters:
+    """The adapters of the `peft` library in one model (see `peft_library`), beside which it has none of ours.
+
+    Args:
+        trained: By name, the parameters that its training changes.
+        replaced: Modules that are no longer in the tree: what holds them, under which name, and they themselves.
+    """
+
+    trained: dict[str, list[nn.Parameter]] = field(default_factory=dict)
+    replaced: list[tuple[nn.Module, str, nn.Module]] = field(default_factory=list)
+
+
 class AdapterRegistry:
     """All adapters of one model. It knows nothing of files and heads.
 
@@ -100,9 +115,16 @@ class AdapterRegistry:
         self.active: AdapterCompositionBlock | None = None
         self.skip_layers: tuple[int, ...] = ()
         self.table = HookTable()
+        self.merged = MergedAdapters(base)
+        self.peft = PeftAdapters()
         self._compiled: dict[tuple[str, tuple[int, ...]], Routing] = {}
 
     def __getitem__(self, name: str) -> Adapter:
+        if name in self.peft.trained:
+            raise UnknownAdapterError(
+                f"{name!r} is an adapter of the peft library, which this does not reach. Here it can be activated "
+                "alone (set_active_adapters), trained, saved, loaded and deleted; for the rest use peft's functions."
+            )
         if name not in self.adapters:
             raise UnknownAdapterError(unknown_name(name, self.adapters))
         return self.adapters[name]
@@ -115,6 +137,11 @@ class AdapterRegistry:
         Raises:
             ValueError: the configuration cannot be met by this model.
         """
+        if self.peft.trained:
+            raise ValueError(
+                f"This model has adapters of the peft library ({', '.join(self.peft.trained)}), which has replaced "
+                "modules that others would be attached to. Delete them first, or use a second copy of the model."
+            )
         if layers is not None:
             config = _only_layers(config, layers, self.anatomy)
         adapter = Adapter(name, config, tuple(placements_of(config, self.anatomy, self.base)))
@@ -135,6 +162,7 @@ class AdapterRegistry:
     def delete(self, name: str) -> None:
         """Remove an adapter from the model; if it is active, nothing is active afterwards."""
         adapter = self[name]
+        self._check_not_merged([name], "deleted")
         if self.active is not None and name in self.active.flatten():
             self.activate(None)
         for placement in adapter.placements:
@@ -147,6 +175,40 @@ class AdapterRegistry:
         for module in self[name].modules():
             for path, parameter in module.named_parameters():
                 parameter.requires_grad_(trainable and path.rpartition(".")[2] not in module.fixed)
+
+    # -- merging ------------------------------------------------------------------------------------------------
+
+    def merge(self, name: str, model: nn.Module) -> None:
+        """Put an adapter into the weights. See `MergedAdapters.merge`; setups leave it out from then on."""
+        adapter = self[name]
+        self._check_not_merged([name], "merged again")
+        if self.skip_layers and self.active is not None and name in self.active.flatten():
+            raise ValueError(_merged_skips(name, self.skip_layers))
+        self.merged.merge(name, adapter.placements, model, self.output_embeddings)
+        self._compile_anew()
+
+    def reset(self, name: str | None = None) -> None:
+        """Take an adapter, or all, out of the weights again.
+
+        Raises:
+            ValueError: it is not merged.
+        """
+        if name is not None and self[name].name not in self.merged:
+            raise ValueError(f"Adapter {name!r} is not merged, so it cannot be reset. Merged: {list(self.merged)}.")
+        self.merged.reset(name)
+        self._compile_anew()
+
+    def _compile_anew(self) -> None:
+        self._compiled.clear()
+        self.activate(self.active, self.skip_layers)
+
+    def _check_not_merged(self, names: Iterable[str], what: str) -> None:
+        merged = [name for name in names if name in self.merged]
+        if merged:
+            raise ValueError(
+                f"Adapter {merged[0]!r} is merged into the weights, so it cannot be {what}; "
+                f"call model.reset_adapter({merged[0]!r}) first."
+            )
 
     # -- activating -------------------------------------------------------------------------------------------------
 
@@ -172,15 +234,24 @@ class AdapterRegistry:
         if key not in self._compiled:
             if len(self._compiled) >= 64:  # setups come and go in a server
                 self._compiled.clear()
-            adapters = [self[name] for name in names_in_order(setup)]
+            adapters = [self._without_merged(self[name], skip_layers) for name in names_in_order(setup)]
             self._compiled[key] = Routing(joined(list(self._steps_of(adapters, skip_layers))))
         return self._compiled[key]
 
+    def _without_merged(self, adapter: Adapter, skip_layers: Sequence[int]) -> Adapter:
+        """The adapter as a setup sees it: without modules if what they do is in the weights already."""
+        if adapter.name not in self.merged:
+            return adapter
+        if skip_layers:
+            raise ValueError(_merged_skips(adapter.name, skip_layers))
+        return Adapter(adapter.name, adapter.config, ())
+
     def check(self, setup: AdapterCompositionBlock) -> None:
-        """Raise for names that are not there and for blocks that are not supported."""
+        """Raise for names that are not there, for blocks that are not supported, and for what cannot be trained."""
         names_in_order(setup)
         for name in setup.flatten():
             self[name]
+        self._check_not_merged(setup.flatten(), "trained")
 
     def _check_layers(self, skip_layers: Sequence[int]) -> None:
         missing = set(skip_layers) - {layer.index for layer in self.anatomy.layers}
@@ -192,21 +263,25 @@ class AdapterRegistry:
 
     def _steps_of(self, adapters: Sequence[Adapter], skip_layers: Sequence[int]) -> Iterator[tuple[HookPoint, Step]]:
         """The steps of adapters that act one after the other. An invertible one acts only if it is the first's."""
-        by_place: dict[tuple[str, str], list[Placement]] = {}
+        by_place: dict[tuple[str, str] | WholeModule, list[Placement]] = {}
         for adapter in adapters:
             for placement in adapter.placements:
                 if placement.point is not None and placement.layer not in skip_layers:
-                    by_place.setdefault((placement.host, placement.container), []).append(placement)
+                    # What stands for a module must be seen with all else that does, in whatever container.
+                    point, place = placement.point, (placement.host, placement.container)
+                    by_place.setdefault(point if isinstance(point, WholeModule) else place, []).append(placement)
         calls = Calls(self.base)
         points = [(cast(Point, found[0].point), [p.module for p in found]) for found in by_place.values()]
         for point, modules in sorted(points, key=lambda pair: rank(pair[0])):
             yield from steps_at(self.base, point, modules, calls)
         yield from calls.steps()
         yield from invertible_steps(self.base, self.anatomy, adapters[0].placements, self.output_embeddings)
+        yield from tied_steps(self.base, [p for a in adapters for p in a.placements], self.output_embeddings)
 
     def detach(self) -> None:
-        """Remove all adapters and hooks."""
+        """Remove all adapters and hooks, and bring the original weights back."""
         self.activate(None)
+        self.merged.reset()
         for name in list(self.adapters):
             self.delete(name)
 
@@ -228,6 +303,13 @@ def names_in_order(setup: AdapterCompositionBlock) -> list[str]:
     if not names:
         raise ValueError("The setup is empty; give None to deactivate all adapters.")
     return names
+
+
+def _merged_skips(name: str, skip_layers: Sequence[int]) -> str:
+    return (
+        f"skip_layers={list(skip_layers)}: adapter {name!r} is merged into the weights of all its layers; call "
+        f"model.reset_adapter({name!r}) first."
+    )
 
 
 def unknown_name(name: str, known: Iterable[str], what: str = "adapter") -> str:

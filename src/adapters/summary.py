@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 from .registry import AdapterRegistry
@@ -9,27 +10,33 @@ from .registry import AdapterRegistry
 Row = dict[str, Any]
 
 
-def summary_rows(registry: AdapterRegistry) -> list[Row]:
+def summary_rows(registry: AdapterRegistry, active: Collection[str]) -> list[Row]:
     """One row per adapter, and one for the base model without adapters.
 
-    The keys are `name`, `architecture`, `#param`, `%param` (of the base model), `active` and `train`.
+    The keys are `name`, `architecture`, `#param`, `%param` (of the base model), `active` and `train`; and `merged`, of
+    an adapter that is.
+
+    Args:
+        registry: The adapters.
+        active: The names of those that are active.
     """
-    active = registry.active.flatten() if registry.active is not None else set()
-    of_adapters = {id(p) for adapter in registry.adapters.values() for p in adapter.parameters()}
+    adapters = [(n, a.config.architecture or "bottleneck", list(a.parameters())) for n, a in registry.adapters.items()]
+    adapters += [(name, "peft", parameters) for name, parameters in registry.peft.trained.items()]
+    of_adapters = {id(p) for _, _, parameters in adapters for p in parameters}
     own = [p for p in registry.base.parameters() if id(p) not in of_adapters]
     total = sum(p.numel() for p in own)
     rows: list[Row] = []
-    for name, adapter in registry.adapters.items():
-        parameters = list(adapter.parameters())
+    for name, architecture, parameters in adapters:
         size = sum(p.numel() for p in parameters)
         rows.append(
             {
                 "name": name,
-                "architecture": adapter.config.architecture or "bottleneck",
+                "architecture": architecture,
                 "#param": size,
                 "%param": 100 * size / max(total, 1),
                 "active": name in active,
                 "train": any(p.requires_grad for p in parameters),
+                **({"merged": True} if name in registry.merged else {}),
             }
         )
     trained = any(p.requires_grad for p in own)
@@ -43,7 +50,7 @@ def summary_table(rows: list[Row]) -> str:
     for row in rows:
         if row is rows[-1]:
             table.append("-" * 80)
-        active = str(int(row["active"])) if "active" in row else ""
+        active = "merged" if row.get("merged") else str(int(row["active"])) if "active" in row else ""
         table.append(
             line(
                 row["name"],

@@ -86,9 +86,9 @@ def apply_hints(anatomy: Anatomy, model: nn.Module) -> Anatomy:
     """The anatomy with the row of the model's type applied, if there is one."""
     model_type = getattr(getattr(model, "config", None), "model_type", "")
     anatomy = replace(anatomy, inverts_at_head=model_type not in WITHOUT_INVERSE)
-    if model_type in EMBEDDING_HINTS and anatomy.towers:
-        first = replace(anatomy.towers[0], embeddings=EMBEDDING_HINTS[model_type])
-        anatomy = replace(anatomy, towers=(first, *anatomy.towers[1:]))
+    tap = EMBEDDING_HINTS.get(model_type)
+    if tap is not None and anatomy.towers and tap.path.startswith(f"{anatomy.towers[0].path}."):
+        anatomy = replace(anatomy, towers=(replace(anatomy.towers[0], embeddings=tap), *anatomy.towers[1:]))
     if model_type in MODELS_OF_MODELS:
         return replace(anatomy, shares_by_tower=True, towers=tuple(map(_numbered_anew, anatomy.towers)))
     hint = SUBLAYER_HINTS.get(model_type)

@@ -242,6 +242,26 @@ class Matrix:
     parameter: str = "weight"
     rows: Mapping[str, tuple[tuple[int, int], ...]] = field(default_factory=dict)
 
+    @property
+    def name(self) -> str:
+        """Its path, and the name of its parameter if the module holds several."""
+        return self.path if self.parameter == "weight" else f"{self.path}.{self.parameter}"
+
+
+@dataclass(frozen=True)
+class Experts:
+    """A module that holds the matrices of its experts fused: each is a parameter of shape (E, O, I), or (E, I, O).
+
+    Args:
+        path: The module.
+        layer: Index of its layer.
+        matrices: Its matrices: `up` (also with a gate, in one) reads the hidden states, `down` gives them.
+    """
+
+    path: str
+    layer: int
+    matrices: tuple[Matrix, ...]
+
 
 @dataclass(frozen=True)
 class AttentionCore:
@@ -251,17 +271,23 @@ class AttentionCore:
         path: The attention module.
         kind: `attention` or `cross_attention`.
         layer: Index of its layer.
-        entry: The module that is called first with the hidden states: the projection of queries.
         heads: Number of heads of keys and values.
-        head_size: Size of one head.
+        key_size: Size of one head of the keys.
+        value_size: Size of one head of the values.
+        scale: What the module multiplies its products of queries and keys with, if it computes attention itself; None
+            if it calls the attention function of transformers.
+        biased_by: The module with the biases of relative positions, if AdapterHub's adapters gave them to prefixes too:
+            keys were counted from the first position of the prefix, and queries from the first token.
     """
 
     path: str
     kind: Kind
     layer: int
-    entry: str
     heads: int
-    head_size: int
+    key_size: int
+    value_size: int
+    scale: float | None = None
+    biased_by: str | None = None
 
 
 @dataclass(frozen=True)
@@ -289,11 +315,16 @@ class InputEmbeddings:
         tap: Where they are.
         size: Their size.
         caller: The module that is called with the attention mask of the tokens.
+        are_tokens: Whether they are those of tokens alone, so that all that the model makes of the tokens (positions,
+            masks, the place of the last one) is to be made of longer inputs. If not, positions are in them already.
+        readers: Modules that attend to what becomes of them, and are called with their attention mask: decoders.
     """
 
     tap: Tap
     size: int
     caller: str
+    are_tokens: bool = False
+    readers: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -307,7 +338,7 @@ class WholeModule:
     path: str
 
 
-Point = Sublayer | Matrix | AttentionCore | LayerOutput | InputEmbeddings | WholeModule
+Point = Sublayer | Matrix | Experts | AttentionCore | LayerOutput | InputEmbeddings | WholeModule
 """Where a module of an adapter acts."""
 
 

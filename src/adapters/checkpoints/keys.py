@@ -18,20 +18,33 @@ LEGACY_NAMES: tuple[tuple[str, str], ...] = (
     (r"invertible_lang_adapters\.", "invertible_adapters."),
 )
 
+# adapters 1.3 wrote what all layers share (prefixes) once more for each layer.
+DUPLICATE = re.compile(r"\.prefix_tuning\.pool\.")
+
 Renames = tuple[tuple[str, str], ...]
 
 # Paths of modules that changed between releases of transformers, by model type: alternatives, of which the one that
 # fits is taken. transformers' own table of renames names only its own parameters, and adapters are attached to modules
 # between them.
+_IMAGE_PROJECTIONS: Renames = (
+    (r"^(encoder\.layer\.\d+\.)attention\.attention\.query\.", r"\1attention.q_proj."),
+    (r"^(encoder\.layer\.\d+\.)attention\.attention\.key\.", r"\1attention.k_proj."),
+    (r"^(encoder\.layer\.\d+\.)attention\.attention\.value\.", r"\1attention.v_proj."),
+    (r"^(encoder\.layer\.\d+\.)attention\.output\.dense\.", r"\1attention.o_proj."),
+    (r"^(encoder\.layer\.\d+\.attention\.)attention\.prefix_tuning\.", r"\1prefix_tuning."),
+    (r"^(encoder\.layer\.\d+\.)intermediate\.dense\.", r"\1mlp.fc1."),
+    (r"^(encoder\.layer\.\d+\.)output\.dense\.", r"\1mlp.fc2."),
+)
 RENAMED_PATHS: dict[str, tuple[Renames, ...]] = {
     "vit": (
         (
+            *_IMAGE_PROJECTIONS,
             (r"^encoder\.layer\.(\d+)\.", r"layers.\1."),
             (r"^(layers\.\d+\.)output\.(?:output_adapters\.)?adapters", r"\1output_adapters.adapters"),
         ),
         ((r"\.output\.output_adapters\.adapters", ".output.adapters"),),
     ),
-    "beit": (((r"^encoder\.layer\.(\d+)\.", r"layers.\1."),),),
+    "beit": ((*_IMAGE_PROJECTIONS, (r"^encoder\.layer\.(\d+)\.", r"layers.\1.")),),
     "clip_text_model": (((r"^text_model\.invertible_adapters", "invertible_adapters"),),),
 }
 
@@ -49,6 +62,7 @@ def matched(tensors: Mapping[str, Tensor], wanted: Iterable[str], model_type: st
         model_type: The type of the model.
     """
     known = set(wanted)
+    tensors = {name: tensor for name, tensor in tensors.items() if not DUPLICATE.search(name)}
     best: dict[str, Tensor] = {}
     most = -1
     for prefix, renames in itertools.product(_prefixes(tensors), ((), *RENAMED_PATHS.get(model_type, ()))):

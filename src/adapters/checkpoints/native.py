@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..configuration import AdapterConfig
+from ..configuration import AdapterConfig, ConfigUnion
 from ..methods import AdapterModule, updated
 from ..registry import Adapter, AdapterRegistry
 from .files import (
@@ -85,10 +86,14 @@ def load(
     data = read_json(folder / ADAPTER_CONFIG)
     saved_name = data.get("name")
     if not isinstance(data.get("config"), (dict, str)) or not isinstance(saved_name, str):
-        hint = " It is a PEFT adapter, which this release does not read." if "peft_type" in data else ""
+        hint = " It is a PEFT adapter, which needs that library: pip install adapters[peft]." if "peft_type" in data else ""
         raise AdapterFileError(f"{folder / ADAPTER_CONFIG} has no 'config' and 'name'.{hint}")
     tensors = read_tensors(folder, ADAPTER_WEIGHTS, safetensors_only)
-    config = config or AdapterConfig.load(updated_config(data["config"], data.get("version")))
+    if config is None:
+        config = AdapterConfig.load(updated_config(data["config"], data.get("version")))
+        added = registry.adapters.get(name or saved_name)
+        if added is not None and not str(data.get("version")).startswith("adapters.2"):
+            config = _as_added(config, added.config)
     config = updated(config, data.get("version"), tensors.keys())
     left_out = leave_out or []
     whole = config
@@ -116,6 +121,18 @@ def updated_config(config: Mapping[str, Any] | str, version: str | None) -> Mapp
         activation = str(updated["non_linearity"])
         updated["non_linearity"] = _RENAMED_ACTIVATIONS.get(activation, activation)
     return updated
+
+
+def _as_added(config: AdapterConfig, added: AdapterConfig) -> AdapterConfig:
+    """The configuration with which an adapter of the same name was added, if a file of 1.3 says nothing against it.
+
+    That release wrote DiReFT as NoReFT, so that whoever loads such a file adds the right one first.
+    """
+    if isinstance(config, ConfigUnion) and isinstance(added, ConfigUnion) and len(config.configs) == len(added.configs):
+        return ConfigUnion(*map(_as_added, config.configs, added.configs))
+    said = {f.name for f in dataclasses.fields(config) if "absent" not in f.metadata}
+    is_same = type(config) in type(added).__mro__ and all(config[name] == added[name] for name in said)
+    return added if is_same else config
 
 
 def named_modules(adapter: Adapter, name: str) -> dict[str, AdapterModule]:

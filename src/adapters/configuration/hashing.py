@@ -26,10 +26,19 @@ _LATER_DEFAULTS: dict[str, Any] = {
 }
 
 
+# What AdapterHub does not know, and where it is the empty value that says something: DiReFT is no NoReFT.
+_FULL_DEFAULT = {"subtract_projection": True}
+
+
 def _without_empty(value: Any) -> Any:
     if isinstance(value, Mapping):
-        return {key: _without_empty(inner) for key, inner in value.items() if inner}
+        return {key: _without_empty(inner) for key, inner in value.items() if _says_something(key, inner)}
     return value
+
+
+def _says_something(key: str, value: Any) -> bool:
+    field = str(key).rpartition(".")[2]  # in unions, the number of the configuration is in front
+    return bool(value != _FULL_DEFAULT[field]) if field in _FULL_DEFAULT else bool(value)
 
 
 def get_adapter_config_hash(config: Mapping[str, Any], length: int = 16, ignore_params: Sequence[str] = ()) -> str:

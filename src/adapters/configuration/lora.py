@@ -35,7 +35,7 @@ class LoRAConfig(AdapterConfig):
         composition_mode: `add` (y = W x + s · B A x) or `scale` (y = s · b ⊙ W x, with r = 1 and no A).
         init_weights: `lora` (A Kaiming uniform, B zero), `bert` (A N(0, 0.02), B zero), `ia3` (ones), `vera`;
             `pissa` and `olora` (the principal part of W, by its SVD or QR decomposition), `orthogonal`, and `eva` (the
-            principal directions of the layer's inputs: see `adapters.methods.lora_inits.initialise_with_data`).
+            principal directions of the layer's inputs, found by `adapters.initialise_with_data`).
         init_weights_seed: Seed for the initial weights; the global generator's state is left as it was.
         use_gating: Weigh what is added by sigmoid(w·x) averaged over the sequence (UniPELT, Mao et al. 2022).
         use_dora: Decompose the weight into magnitude and direction (DoRA, Liu et al. 2024).
@@ -223,7 +223,7 @@ class AdaLoRAConfig(LoRAConfig):
         interval: Steps between two reductions.
         beta1: Smoothing of the importance of a singular value.
         beta2: Smoothing of its uncertainty.
-        orthogonality_weight: Weight of ‖PᵀP − I‖² + ‖QQᵀ − I‖² in `regularisation`.
+        orthogonality_weight: Weight of ‖PᵀP − I‖² + ‖QQᵀ − I‖² in `RankAllocator.regularisation`.
     """
 
     architecture: str | None = "adalora"

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from dataclasses import FrozenInstanceError
+from typing import Any, ClassVar
 
 from .base import AdapterConfig, AdapterConfigError, register_method, register_preset
 from .bottleneck import BnConfig, ParBnConfig, SeqBnConfig
@@ -15,7 +16,8 @@ from .prefix_tuning import PrefixTuningConfig
 class ConfigUnion(AdapterConfig):
     """Several configurations whose modules make up one adapter.
 
-    As a dictionary it has the fields of all of them, with their number in front: `0.r`, `1.reduction_factor`.
+    As a dictionary it has the fields of all of them, with their number in front: `0.r`, `1.reduction_factor`. By a
+    number alone it gives the configuration.
 
     >>> model.add_adapter("task", ConfigUnion(LoRAConfig(r=8), SeqBnConfig(reduction_factor=16)))
     >>> model.add_adapter("task", "lora[r=8]|seq_bn[reduction_factor=16]")
@@ -29,6 +31,7 @@ class ConfigUnion(AdapterConfig):
 
     architecture = "union"
     configs: tuple[AdapterConfig, ...]
+    _parts: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, *configs: AdapterConfig | str | Mapping[str, Any]) -> None:
         flat: list[AdapterConfig] = []
@@ -40,11 +43,17 @@ class ConfigUnion(AdapterConfig):
             _refuse_overlap(first, second)
         object.__setattr__(self, "configs", tuple(flat))
 
-    def __getitem__(self, field: str) -> Any:
-        if field == "architecture":
-            return "union"
-        if field == "configs":
-            return [config.to_dict() for config in self.configs]
+    def __setattr__(self, name: str, value: Any) -> None:
+        raise FrozenInstanceError(f"cannot assign to {name!r}: replace(...) gives a changed union")
+
+    def __delattr__(self, name: str) -> None:
+        raise FrozenInstanceError(f"cannot delete {name!r}")
+
+    def __getitem__(self, field: str | int) -> Any:
+        if field in ("architecture", "configs", *self._parts):
+            return getattr(self, str(field))
+        if isinstance(field, int):
+            return self.configs[field]
         number, _, name = field.partition(".")
         if not number.isdigit() or int(number) >= len(self.configs):
             raise KeyError(field)
@@ -57,16 +66,17 @@ class ConfigUnion(AdapterConfig):
         return sum(map(len, self.configs))
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, ConfigUnion) and self.configs == other.configs
+        # As with dictionaries: what counts are the fields, and not the classes that gave their defaults.
+        return isinstance(other, ConfigUnion) and self.to_dict() == other.to_dict()
 
     def __hash__(self) -> int:
-        return hash(tuple(type(config) for config in self.configs))
+        return hash(tuple(config.architecture for config in self.configs))
 
     def __repr__(self) -> str:
-        return f"ConfigUnion({', '.join(map(repr, self.configs))})"
+        return f"{type(self).__name__}({', '.join(map(repr, self.configs))})"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return ConfigUnion, self.configs
+        return type(self), self.configs
 
     def to_dict(self) -> dict[str, Any]:
         """The configurations, as `adapter_config.json` holds them."""
@@ -82,7 +92,7 @@ class ConfigUnion(AdapterConfig):
         configs = config.get("configs")
         if not isinstance(configs, (list, tuple)):
             raise AdapterConfigError("A union has 'configs', a list of configurations.")
-        return ConfigUnion(*(AdapterConfig.load(inner) for inner in configs))
+        return cls(*(AdapterConfig.load(inner) for inner in configs))
 
     def replace(self, **changes: Any) -> AdapterConfig:
         """The same union with some fields changed, which are named with the number of the configuration in front.
@@ -98,11 +108,13 @@ class ConfigUnion(AdapterConfig):
                     f"ConfigUnion has no field {field!r}; name the configuration by its number, as in '0.r'."
                 )
             by_number.setdefault(int(number), {})[name] = value
-        return ConfigUnion(*(c.replace(**by_number.get(n, {})) for n, c in enumerate(self.configs)))
+        configs = tuple(c.replace(**by_number.get(n, {})) for n, c in enumerate(self.configs))
+        changed = type(self)(*configs)
+        return changed if changed.configs == configs else ConfigUnion(*configs)  # UniPELT without a gate is none
 
     def without_layers(self, left_out: Sequence[int], layers: Sequence[int]) -> AdapterConfig:
         """See `AdapterConfig.without_layers`."""
-        return ConfigUnion(*(config.without_layers(left_out, layers) for config in self.configs))
+        return type(self)(*(config.without_layers(left_out, layers) for config in self.configs))
 
 
 class MAMConfig(ConfigUnion):
@@ -112,6 +124,8 @@ class MAMConfig(ConfigUnion):
         prefix_tuning: Its prefix tuning; by default with a bottleneck of 800.
         adapter: Its bottleneck adapter; by default `par_bn`.
     """
+
+    _parts = ("prefix_tuning", "adapter")
 
     def __init__(self, prefix_tuning: PrefixTuningConfig | None = None, adapter: BnConfig | None = None) -> None:
         super().__init__(prefix_tuning or PrefixTuningConfig(bottleneck_size=800), adapter or ParBnConfig())
@@ -135,6 +149,8 @@ class UniPELTConfig(ConfigUnion):
         adapter: Its bottleneck adapter; by default `seq_bn`.
         lora: Its LoRA; by default with alpha 2.
     """
+
+    _parts = ("prefix_tuning", "adapter", "lora")
 
     def __init__(
         self,
@@ -178,8 +194,8 @@ def _refuse_overlap(first: AdapterConfig, second: AdapterConfig) -> None:
         return
     switches = [name for name in _SWITCHES if name in first and name in second]
     apart = bool(switches) and not any(first[name] and second[name] for name in switches)
-    by_layer = any(config.get("leave_out") or config.get("target_modules") for config in (first, second))
-    if not apart and not by_layer:
+    by_name = any(config.get(f) for config in (first, second) for f in ("leave_out", "target_modules", "modules"))
+    if not apart and not by_name:
         raise AdapterConfigError(
             f"{type(first).__name__} and {type(second).__name__} cannot be combined: both have modules at the same "
             "places. Give them other places, by their switches or by leave_out."

@@ -8,14 +8,37 @@ from typing import cast
 from torch import nn
 
 from ..anatomy.parts import Anatomy
-from ..configuration import AdapterConfig, BnConfig, ConfigUnion
+from ..configuration import (
+    AdapterConfig,
+    BitFitConfig,
+    BnConfig,
+    ConfigUnion,
+    LayerNormTuningConfig,
+    LoRAConfig,
+    ModulesToSaveConfig,
+    PrefixTuningConfig,
+    ReftConfig,
+)
 from .base import AdapterModule as AdapterModule
 from .base import Method as Method
+from .base import ModuleMap
 from .base import Placement as Placement
+from .bitfit import BitFitMethod
 from .bottleneck import BottleneckMethod
+from .layer_norm_tuning import LayerNormTuningMethod
+from .lora import LoRAMethod
+from .modules_to_save import ModulesToSaveMethod
+from .prefix_tuning import PrefixTuningMethod
+from .reft import ReftMethod
 
 METHODS: dict[type[AdapterConfig], Method] = {
     BnConfig: BottleneckMethod(),
+    LoRAConfig: LoRAMethod(),
+    BitFitConfig: BitFitMethod(),
+    LayerNormTuningConfig: LayerNormTuningMethod(),
+    ModulesToSaveConfig: ModulesToSaveMethod(),
+    PrefixTuningConfig: PrefixTuningMethod(),
+    ReftConfig: ReftMethod(),
 }
 
 
@@ -25,7 +48,7 @@ def placements_of(config: AdapterConfig, anatomy: Anatomy, base: nn.Module) -> l
     Raises:
         ValueError: the model has no layers that were found, or the configuration cannot be met by it.
     """
-    if not anatomy.layers:
+    if not anatomy.layers and config.get("target_modules") is None:  # modules that are named need no layers
         raise ValueError(
             f"No adapter can be added to this {anatomy.model_class}: not found is {', '.join(anatomy.missing)}. "
             "Describe the model with an AdapterModelInterface: adapters.init(model, interface=...)."
@@ -33,7 +56,9 @@ def placements_of(config: AdapterConfig, anatomy: Anatomy, base: nn.Module) -> l
     placements: dict[tuple[str, str], Placement] = {}
     for part in config.configs if isinstance(config, ConfigUnion) else (config,):
         for placement in method_of(part).place(part, anatomy, base):
-            place = (placement.host, placement.container)
+            # Two that take the place of one module are at one place, whatever the names of their containers.
+            stands_in = isinstance(placement.module, ModuleMap)
+            place = (placement.host, "" if stands_in else placement.container)
             if place in placements:
                 raise ValueError(
                     f"Two configurations of this union have modules at {placement.location} of layer {placement.layer} "

@@ -27,6 +27,16 @@ class AdapterModule(nn.Module):
     dtype: torch.dtype | None = None
     """The type of numbers that the configuration asks for; None for that of the module it is attached to."""
 
+    def start(self, base: nn.Module) -> None:
+        """Set initial weights that take more than the configuration and the sizes of the model. Not called for a file.
+
+        Args:
+            base: The base model, of which nothing is changed.
+
+        Raises:
+            ValueError: what they are made of cannot be had.
+        """
+
     def read(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         """The tensors of this module as a file of any age holds them, in today's form.
 
@@ -98,6 +108,10 @@ class LinearMap(AdapterModule, ABC):
     def adapt(self, x: Tensor, y: Tensor) -> Tensor:
         """y′, from the input and the output of the layer. Shapes: (..., I), (..., O) to (..., O)."""
 
+    def after(self, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> Tensor:
+        """`adapt`, as what runs after the layer."""
+        return self.adapt(inputs[0], output)
+
 
 class WeightMap(LinearMap):
     """A linear map that is a change of the weight, and so can be merged into it."""
@@ -115,12 +129,86 @@ class WeightMap(LinearMap):
         return bias
 
 
+class PositionsMap(AdapterModule, ABC):
+    """A module that adds to the hidden states behind a layer, at the first and the last positions of each row's tokens.
+
+    A position that is among both counts as one of the last.
+    """
+
+    size: int
+    """Hidden size D."""
+    prefix_positions: int
+    """Number of positions at the start of each row's tokens, not of its padding."""
+    suffix_positions: int
+    """Number of positions at their end; while a model generates, at the end of the text that it was given."""
+
+    @abstractmethod
+    def increment(self, h: Tensor, is_suffix: bool) -> Tensor:
+        """What is added to the hidden states at N such positions. Shape: (B, N, D), kept.
+
+        Args:
+            h: The hidden states there.
+            is_suffix: Whether the positions are the last ones.
+        """
+
+
+class PromptMap(AdapterModule, ABC):
+    """A module that puts vectors of its own among the embeddings of the input."""
+
+    follows_first: bool
+    """Whether they come behind the first token of each row, and not before it."""
+
+    @property
+    @abstractmethod
+    def length(self) -> int:
+        """Number of vectors P."""
+
+    @abstractmethod
+    def vectors(self) -> Tensor:
+        """The vectors. Shape: (P, E), for E the size of the embeddings."""
+
+
 class ModuleMap(AdapterModule, ABC):
     """A module that takes the place of one of the model."""
 
     @abstractmethod
     def replaced(self, module: nn.Module, inputs: tuple[Any, ...], arguments: dict[str, Any]) -> Any:
         """The output that takes the place of the module's, for the inputs that it was called with."""
+
+
+class SharedModule(AdapterModule, ABC):
+    """A module whose tensors all layers share: they are made once, where a pass of the model begins."""
+
+    @abstractmethod
+    def shares(self) -> tuple[Tensor, ...]:
+        """The tensors."""
+
+
+class PrefixMap(AdapterModule, ABC):
+    """A module that puts keys and values in front of those of an attention.
+
+    Shapes: B rows, T tokens, D hidden size, P positions of the prefix, K heads of keys and values, d size of a head.
+    """
+
+    reads_hidden: bool
+    """Whether the prefix depends on the hidden states that the attention is called with."""
+
+    @property
+    @abstractmethod
+    def pool(self) -> SharedModule:
+        """What holds the prefixes of all layers."""
+
+    @abstractmethod
+    def prefix(self, shares: tuple[Tensor, ...], hidden: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The keys and the values.
+
+        Args:
+            shares: What the pool gives.
+            hidden: The hidden states, (B, T, D); None if they are not read.
+
+        Returns:
+            Both of shape (1, K, P, d), or (B, K, P, d) if the rows differ.
+        """
 
 
 class Method(ABC):

@@ -1,15 +1,199 @@
 """What the towers of a model are called with: seen once per call, for all adapters that depend on it.
 
-Shapes: B rows, T tokens.
+Shapes: B rows, T tokens of a call, K columns of its attention mask: those of the cache, then the T tokens.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import inspect
+from collections.abc import Iterator, Mapping
+from contextvars import ContextVar, Token
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
+from ..methods.base import SharedModule
 from .hooks import HookPoint, Step
+from .passes import BeginPass, EndPass, PassValue
+from .progress import PROGRESS
+
+
+@dataclass
+class Call:
+    """One call of a tower, as the layers in it see it.
+
+    Args:
+        mask: Its attention mask, of shape (B, K), (B, Q, K) or (B, H, Q, K), as it was given.
+        past: Number of positions in its cache; None without a cache.
+        known: What was found out about the call, by whoever did.
+    """
+
+    mask: Tensor | None = None
+    past: int | Tensor | None = None
+    known: dict[Any, Any] = field(default_factory=dict)
+
+    def start(self, h: Tensor) -> int:
+        """The column of the first of the T tokens whose hidden states these are.
+
+        Raises:
+            ValueError: the mask is not one of these tokens.
+        """
+        past = int(self.past) if self.past is not None else 0
+        if self.mask is None:
+            return past
+        rows, columns = self.mask.shape[0], self.mask.shape[-1]
+        spare = columns - h.shape[1]
+        if rows not in (1, h.shape[0]) or spare < 0 or (self.past is None and spare):
+            raise ValueError(
+                f"The attention mask of shape {tuple(self.mask.shape)} does not say which of the hidden states of "
+                f"shape {tuple(h.shape)} are padding. It should be of shape (batch, tokens), with those of the cache; "
+                "or this model changes the number of tokens, and adapters that need positions cannot be used with it."
+            )
+        return min(past, spare)  # a static cache has more columns than are in use, one with a window fewer
+
+    def real(self) -> Tensor | None:
+        """Which columns are tokens and no padding; None if all are. Shape: (B, K)."""
+        mask = self.mask
+        if mask is None or mask.ndim == 2:
+            return mask if mask is None else mask != 0
+        is_seen = mask > _BLOCKED if mask.is_floating_point() else mask != 0  # the former is added to scores
+        return is_seen.flatten(1, -2).any(1)
+
+
+_BLOCKED = -1e3
+
+
+def _plain(mask: Any) -> Tensor | None:
+    """The mask as a tensor. Of several, for kinds of attention, the one without a window; None says: no padding."""
+    if isinstance(mask, Mapping):
+        mask = mask.get("full_attention", next(iter(mask.values())))
+    if mask is not None and not (isinstance(mask, Tensor) and mask.ndim in (2, 3, 4)):
+        given = f"of shape {tuple(mask.shape)}" if isinstance(mask, Tensor) else f"that is a {type(mask).__name__}"
+        raise ValueError(
+            f"The attention mask says which tokens are padding here, and one {given} cannot be read; give one of shape "
+            "(batch, tokens)."
+        )
+    return mask
+
+
+class Generation:
+    """While a model generates: how long the prompt is, which is the first call of each tower.
+
+    >>> with Generation():
+    ...     model.generate(...)
+    """
+
+    count = 0  # a number, because `torch.compile` can read it, and cannot read context variables
+
+    def __init__(self) -> None:
+        self._prompts: dict[Caller, tuple[int, int]] = {}
+        self._token: Token[Generation | None] | None = None
+
+    def __enter__(self) -> Generation:
+        Generation.count += 1
+        self._token = _GENERATION.set(self)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        assert self._token is not None
+        _GENERATION.reset(self._token)
+        Generation.count -= 1
+
+    def prompt(self, caller: Caller, columns: int, start: int) -> int:
+        """The number of columns that are the prompt's, for a call with this many, whose tokens begin at `start`.
+
+        Without a cache every call has one column more than the last one; one with as few begins a new text.
+        """
+        prompt, last = self._prompts.get(caller, (0, columns))
+        if start == 0 and columns <= last:
+            prompt = columns
+        self._prompts[caller] = (prompt, columns)
+        return prompt or columns
+
+
+_GENERATION: ContextVar[Generation | None] = ContextVar("generation", default=None)
+
+
+_TOKENS = ("input_ids", "inputs_embeds", "hidden_states", "input")
+
+
+class Caller:
+    """A module that is called with an attention mask, and what it is being called with in this thread.
+
+    While a graph is compiled, a plain attribute does: it is set and taken back within that graph.
+
+    Args:
+        module: The module.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module = module
+        parameters = list(inspect.signature(type(module).forward).parameters.values())[1:]
+        self.positions = {p.name: i for i, p in enumerate(parameters) if p.kind is p.POSITIONAL_OR_KEYWORD}
+        # The mask of audio or of pixels is not one of what the layers see.
+        self.takes_tokens = not self.positions.keys().isdisjoint(_TOKENS)
+        self._traced: Call | None = None
+
+    @property
+    def call(self) -> Call:
+        """The call that is going on; one without a mask if a layer is called by itself."""
+        call = self._traced if torch.compiler.is_dynamo_compiling() else PROGRESS.calls.get(self)
+        return call or Call()
+
+    def begin(self, call: Call) -> None:
+        """Remember a call."""
+        if torch.compiler.is_dynamo_compiling():
+            self._traced = call
+        else:
+            PROGRESS.calls[self] = call
+
+    def end(self) -> None:
+        """Forget the call."""
+        if torch.compiler.is_dynamo_compiling():
+            self._traced = None
+        else:
+            PROGRESS.calls.pop(self, None)
+
+    def given(self, name: str, inputs: tuple[Any, ...], arguments: Mapping[str, Any]) -> Any:
+        """An argument of the call by its name, or None."""
+        if name in arguments:
+            return arguments[name]
+        position = self.positions.get(name, len(inputs))
+        return inputs[position] if position < len(inputs) else None
+
+    def prompt(self, columns: int, start: int) -> int:
+        """The number of columns that are the prompt's while a model generates; all of them otherwise."""
+        generation = _GENERATION.get() if Generation.count else None
+        return columns if generation is None else generation.prompt(self, columns, start)
+
+
+@dataclass
+class SeeCall:
+    """At the call of a tower: remember what it is called with."""
+
+    caller: Caller
+
+    def __call__(self, module: nn.Module, inputs: tuple[Any, ...], arguments: dict[str, Any]) -> None:
+        given = self.caller.given
+        cache = given("past_key_values", inputs, arguments)
+        past = None if cache is None else cache.get_seq_length()
+        mask = given("attention_mask", inputs, arguments) if self.caller.takes_tokens else None
+        self.caller.begin(Call(_plain(mask), past))
+
+
+@dataclass
+class EndCall:
+    """After the call of a tower: forget it."""
+
+    caller: Caller
+
+    def __call__(self, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+        self.caller.end()
 
 
 class Calls:
@@ -21,7 +205,27 @@ class Calls:
 
     def __init__(self, base: nn.Module) -> None:
         self.base = base
+        self._callers: dict[str, Caller] = {}
+        self._shared: dict[SharedModule, PassValue] = {}
+
+    def shared(self, module: SharedModule) -> PassValue:
+        """Where the tensors that a module shares among layers are, while a pass of the model lasts.
+
+        It is empty if a part of the model is called on its own: the module then gives them.
+        """
+        return self._shared.setdefault(module, PassValue())
+
+    def of(self, path: str) -> Caller:
+        """The module that is called with a tower's attention mask, by its path."""
+        if path not in self._callers:
+            self._callers[path] = Caller(self.base.get_submodule(path))
+        return self._callers[path]
 
     def steps(self) -> Iterator[tuple[HookPoint, Step]]:
         """The steps that see the calls which were asked for."""
-        yield from ()
+        for caller in self._callers.values():
+            yield (caller.module, "call"), SeeCall(caller)
+            yield (caller.module, "after"), EndCall(caller)
+        if self._shared:
+            yield (self.base, "before"), BeginPass(list(self._shared.items()))
+            yield (self.base, "after"), EndPass(list(self._shared.values()))

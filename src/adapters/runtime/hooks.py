@@ -11,10 +11,14 @@ import contextlib
 from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any, Literal
 
 from torch import nn
 from torch.utils.hooks import RemovableHandle
+
+from .passes import pass_values, values_of_pass
+from .progress import calls_in_progress, resumed
 
 When = Literal["before", "call", "instead", "after"]
 
@@ -109,6 +113,11 @@ class _Forward:
             step = hook.table.routing.steps.get(hook.point)
         if step is not None:
             return step(module, args, kwargs)
+        return self.original(*args, **kwargs)
+
+    def original(self, *args: Any, **kwargs: Any) -> Any:
+        """What the module computes by itself."""
+        module = self.hook.point[0]
         return self.own(*args, **kwargs) if self.own is not None else type(module).forward(module, *args, **kwargs)
 
 
@@ -181,9 +190,13 @@ class ReplayedCheckpoint:
 
     def __call__(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         table, routing = self.table, self.table.routing
+        values, calls = values_of_pass(), calls_in_progress()
+        tensors = [tensor for value in values.values() for tensor in value]
 
         def replayed(*inner_args: Any, **inner_kwargs: Any) -> Any:
-            with table.borrowed(routing):
-                return function(*inner_args, **inner_kwargs)
+            own = iter(inner_args[: len(tensors)])
+            of_pass = {key: tuple(islice(own, len(values[key]))) for key in values}
+            with table.borrowed(routing), pass_values(of_pass), resumed(calls):
+                return function(*inner_args[len(tensors) :], **inner_kwargs)
 
-        return self.checkpoint(replayed, *args, **kwargs)
+        return self.checkpoint(replayed, *tensors, *args, **kwargs)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
-from torch import nn
+from torch import Tensor, nn
 
 from ..anatomy.parts import WholeModule
-from ..methods.base import ModuleMap
+from ..methods.base import LinearMap, ModuleMap, Placement
+from ..methods.copies import ModuleCopy
 from .calls import Calls
 from .hooks import HookPoint, Step
 
@@ -24,8 +25,81 @@ class ReplaceModule:
         return self.adapter.replaced(module, inputs, arguments)
 
 
+@dataclass
+class ChangeModule:
+    """Instead of a module: what it gives (or the adapter's that takes its place), changed by further adapters.
+
+    Who calls the module's `forward` by itself, as bottlenecks do with norms, sees the change too.
+    """
+
+    adapter: ModuleMap | None
+    changes: Sequence[LinearMap]
+
+    def __call__(self, module: nn.Module, inputs: tuple[Any, ...], arguments: dict[str, Any]) -> Any:
+        if self.adapter is not None:
+            y = self.adapter.replaced(module, inputs, arguments)
+        else:
+            y = cast(Any, module.forward).original(*inputs, **arguments)
+        x = inputs[0] if inputs else next(iter(arguments.values()))
+        for change in self.changes:
+            y = change.adapt(x, y)
+        return y
+
+
+@dataclass
+class ProjectToCopy:
+    """Instead of the output layer of a language model: the same with the embeddings that an adapter has.
+
+    Shapes: D hidden size, V tokens of the vocabulary.
+    """
+
+    embeddings: ModuleCopy
+
+    def __call__(self, module: nn.Module, inputs: tuple[Any, ...], arguments: dict[str, Any]) -> Tensor:
+        weight = cast(Tensor, self.embeddings._parameters["weight"])  # (V, D)
+        x = inputs[0] if inputs else arguments["input"]
+        return nn.functional.linear(x, weight, module._parameters["bias"])
+
+
 def module_steps(
-    base: nn.Module, point: WholeModule, maps: Sequence[ModuleMap], calls: Calls
+    base: nn.Module, point: WholeModule, maps: Sequence[nn.Module], calls: Calls
 ) -> Iterator[tuple[HookPoint, Step]]:
-    """The step of an adapter that takes a module's place. Of several the last one does."""
-    yield (base.get_submodule(point.path), "instead"), ReplaceModule(maps[-1])
+    """The step of adapters that take a module's place, or change what it gives.
+
+    Of several that take its place the last one does; the changes follow, each in turn.
+    """
+    place: HookPoint = (base.get_submodule(point.path), "instead")
+    copies = [m for m in maps if isinstance(m, ModuleMap)]
+    changes = [m for m in maps if isinstance(m, LinearMap)]
+    last = copies[-1] if copies else None
+    yield place, ChangeModule(last, changes) if changes or last is None else ReplaceModule(last)
+
+
+def tied_steps(
+    base: nn.Module, placements: Iterable[Placement], output: nn.Module | None
+) -> Iterator[tuple[HookPoint, Step]]:
+    """The step by which an output layer that is tied to embeddings uses those that an adapter has in their place.
+
+    Args:
+        base: The base model.
+        placements: The modules of the active adapters.
+        output: The last layer of a language model, if it is one.
+
+    Raises:
+        ValueError: the output layer is none that is known.
+    """
+    weight = output._parameters.get("weight") if output is not None else None
+    if output is None or weight is None:
+        return
+    found: ModuleCopy | None = None
+    for placement in placements:
+        is_copy = isinstance(placement.point, WholeModule) and isinstance(placement.module, ModuleCopy)
+        if is_copy and base.get_submodule(placement.host)._parameters.get("weight") is weight:
+            found = cast(ModuleCopy, placement.module)
+    if found is None:
+        return
+    if not isinstance(output, nn.Linear):
+        raise ValueError(
+            f"The embeddings are tied to a {type(output).__name__}: an adapter's own embeddings cannot be used there."
+        )
+    yield (output, "instead"), ProjectToCopy(found)

@@ -8,9 +8,12 @@ from typing import Any
 
 from torch import nn
 
-from ..anatomy.parts import Matrix, Point, Sublayer, WholeModule
+from ..anatomy.parts import AttentionCore, Experts, LayerOutput, Matrix, Point, Sublayer, WholeModule
+from .attention import attention_steps
 from .calls import Calls
+from .experts import expert_steps
 from .hooks import HookPoint, Step
+from .layers import layer_steps
 from .matrices import matrix_steps
 from .modules import module_steps
 from .sublayers import sublayer_steps
@@ -22,7 +25,10 @@ Steps = Iterator[tuple[HookPoint, Step]]
 STEPS_AT: dict[type, Callable[[nn.Module, Any, Any, Calls], Steps]] = {
     WholeModule: module_steps,
     Matrix: matrix_steps,
+    Experts: expert_steps,
+    AttentionCore: attention_steps,
     Sublayer: sublayer_steps,
+    LayerOutput: layer_steps,
 }
 _RANKS = {kind: rank for rank, kind in enumerate(STEPS_AT)}
 

@@ -42,6 +42,12 @@ class Cell:
         assert value is not None
         return value
 
+    def see(self) -> Tensor:
+        """Give the tensor, and go on holding it."""
+        value = self._traced if torch.compiler.is_dynamo_compiling() else self._local.__dict__.get("value")
+        assert value is not None
+        return value
+
     def take_if_any(self) -> Tensor | None:
         """Give the tensor back if there is one, and forget it."""
         if torch.compiler.is_dynamo_compiling():

@@ -1,0 +1,120 @@
+"""Changes of a weight by a product of two small matrices: y = W x + b + s · B A x. What A and B are is in other files.
+
+Letters: I inputs, O outputs of the adapted matrix, R its adapted rows, n matrices that are one in the model, r rank.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor
+from torch.nn.functional import dropout, linear
+
+from ..configuration import LoRAConfig
+from .dora import Magnitude
+from .kept import flows
+from .targets import AdaptedMatrix, Target
+
+Operands = tuple[Tensor, Tensor, Tensor | None, float]
+"""A, Bᵀ, what y is multiplied by, and what Bᵀ is multiplied by. Shapes: (n·r, I), (n·r, O), (O,)."""
+
+
+class LowRank(AdaptedMatrix, ABC):
+    """A change of a weight by s · B A, of the weight itself or of its directions alone (DoRA).
+
+    Where n matrices are one in the model, A holds n blocks of r rows, and B is block-diagonal: one product for all.
+
+    Args:
+        config: The configuration.
+        target: The matrix.
+    """
+
+    def __init__(self, config: LoRAConfig, target: Target) -> None:
+        super().__init__(config, target)
+        self.rank, self.inner = target.rank, target.rank * len(self.sizes)
+        self.dropout = config.dropout
+        self.is_square = self.is_whole and self.in_features == self.out_features
+        self.m = Magnitude(target) if config.use_dora else None
+
+    @abstractmethod
+    def factors(self) -> tuple[Tensor, Tensor]:
+        """A and B. Shapes: (n·r, I), (O, n·r)."""
+
+    @property
+    @abstractmethod
+    def sources(self) -> list[Tensor]:
+        """The tensors that A and B are made of."""
+
+    def adapt(self, x: Tensor, y: Tensor, u: Tensor | None = None) -> Tensor:
+        """See `LinearMap.adapt`.
+
+        Args:
+            x: The input of the layer.
+            y: Its output.
+            u: What A is applied to, if not to x.
+        """
+        sources = self.sources if self.m is None else [*self.sources, *self.m.sources]
+        if flows(sources):
+            return self._changed(x, y, u, self._computed())
+        operands = self.kept.get(sources, self._folded)
+        a, b, scale, _ = operands
+        is_plain = self.gate is None and not (self.training and self.dropout) and not torch.is_grad_enabled()
+        if not is_plain or x.dtype is not a.dtype or y.dtype is not a.dtype or not y.is_contiguous():
+            return self._changed(x, y, u, operands)
+        # Nobody else has seen y yet, so without gradients it is changed in place.
+        if scale is not None:
+            y.mul_(scale)
+        y.view(-1, self.out_features).addmm_(linear(x if u is None else u, a).view(-1, self.inner), b)
+        return y
+
+    def increment(self, u: Tensor, x: Tensor) -> Tensor:
+        """s · B A u, with gates that read x. Shapes: (..., I), (..., I) to (..., O)."""
+        a, b = self.factors()
+        return self.scaling * linear(self._reduced(u, x, a), b)
+
+    def merged(self, weight: Tensor) -> Tensor:
+        """See `WeightMap.merged`."""
+        self.require_no_gate()
+        a, b = self.factors()
+        changed = weight + (self.scaling * (b @ a)).to(weight.dtype)
+        return changed if self.m is None else changed * self.m.scale(a, b, weight)[:, None].to(weight.dtype)
+
+    def merged_bias(self, bias: Tensor) -> Tensor:
+        """See `WeightMap.merged_bias`."""
+        if self.m is None:
+            return bias
+        return bias * self.m.scale(*self.factors()).to(bias.dtype)
+
+    def spread_blocks(self, blocks: Tensor) -> Tensor:
+        """The matrices of all parts as one block-diagonal matrix. Shape: (R, r) to (O, n·r)."""
+        if len(self.sizes) > 1:
+            blocks = torch.block_diag(*torch.split(blocks, self.sizes))  # type: ignore[no-untyped-call]
+        return self.spread(blocks, 0.0)
+
+    def _changed(self, x: Tensor, y: Tensor, u: Tensor | None, operands: Operands) -> Tensor:
+        a, b, scale, s = operands
+        h = self._reduced(x if u is None else u, x, a)
+        changed = torch.add(y if scale is None else y * scale, torch.matmul(h, b), alpha=s)
+        return changed if changed.dtype is y.dtype else changed.to(y.dtype)
+
+    def _computed(self) -> Operands:
+        a, b = self.factors()
+        if self.m is None:
+            return a, b.t(), None, self.scaling
+        scale = self.m.scale(a, b)
+        return a, (b * scale[:, None]).t(), scale, self.scaling
+
+    def _folded(self) -> Operands:
+        a, b, scale, s = self._computed()
+        return a, (s * b).contiguous(), scale, 1.0
+
+    def _reduced(self, u: Tensor, x: Tensor, a: Tensor) -> Tensor:
+        """A u, gated by x. Shapes: (..., I), (..., I), (n·r, I) to (..., n·r)."""
+        if u.dtype is not a.dtype:
+            u = u.to(a.dtype)
+        h = linear(dropout(u, self.dropout) if self.training and self.dropout else u, a)
+        if self.gate is not None:
+            gates = self.gates(x)
+            h = h * (gates if len(self.sizes) == 1 else gates.repeat_interleave(self.rank, dim=-1))
+        return h

@@ -1,0 +1,288 @@
+"""Prefix tuning: softmax(q [p_k; k]ᵀ) [p_v; v], with trained keys p_k and values p_v for each attention.
+
+Li & Liang 2021 (arXiv:2101.00190); gates: UniPELT, Mao et al. 2022 (arXiv:2110.07577).
+
+Shapes: B rows, T tokens, D hidden size, P positions of a prefix, K heads of keys and values, d size of a head, W sum of
+the sizes of keys and values, over heads and layers.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from ..anatomy.attention import attention_core
+from ..anatomy.parts import Anatomy, AttentionCore, Layer, Sublayer, Tower
+from ..configuration import AdapterConfig, ConfigUnion, PrefixTuningConfig
+from .base import AdapterModule, Method, Placement, PrefixMap, SharedModule
+from .layers import Activation, seeded
+
+
+class PrefixGroup(nn.Module):
+    """The prefixes of one kind of attention, in all layers: p = W₂ act(W₁ e), or p itself if it is flat.
+
+    The modules have the names that they have in files of AdapterHub, and p is (P, W): for each position the keys of the
+    first attention, its values, the keys of the next one …
+
+    Args:
+        config: Which of the variants.
+        size: Hidden size D.
+        cores: The attentions.
+    """
+
+    def __init__(self, config: PrefixTuningConfig, size: int, cores: Sequence[AttentionCore]) -> None:
+        super().__init__()
+        self.length = config.prefix_length
+        self.dropout = config.dropout
+        self.sizes = [(core.heads, size) for core in cores for size in (core.key_size, core.value_size)]
+        self.widths = [heads * size for heads, size in self.sizes]
+        width = sum(self.widths)
+        if config.flat:
+            self.control_trans: nn.Module | nn.Parameter = nn.Parameter(torch.randn(self.length * width))
+            return
+        self.wte = nn.Embedding(self.length, size)
+        self.control_trans = nn.Sequential(
+            nn.Linear(size, config.bottleneck_size),
+            Activation(config.non_linearity),
+            nn.Linear(config.bottleneck_size, width),
+        )
+
+    @property
+    def is_flat(self) -> bool:
+        """Whether the prefixes are parameters themselves."""
+        return "wte" not in self._modules
+
+    def prefixes(self) -> Tensor:
+        """p, before dropout. Shape: (P, W)."""
+        if self.is_flat:
+            return cast(Tensor, self.control_trans).view(self.length, -1)
+        return cast(Tensor, cast(nn.Module, self.control_trans)(self.wte.weight))
+
+    def shares(self) -> Iterator[Tensor]:
+        """Keys and values of each attention. Shape: (1, K, P, d) each."""
+        p = nn.functional.dropout(self.prefixes(), self.dropout, self.training and self.dropout > 0)
+        for (heads, size), share in zip(self.sizes, p.split(self.widths, dim=1), strict=True):
+            yield share.view(self.length, heads, size).transpose(0, 1).unsqueeze(0)
+
+    def eject(self) -> None:
+        """Make it flat, with equal prefixes."""
+        trained = self.wte.weight.requires_grad
+        with torch.no_grad():
+            flat = nn.Parameter(self.prefixes().flatten(), requires_grad=trained)
+        del self.wte, self.control_trans
+        self.control_trans = flat
+
+
+class PrefixPool(SharedModule):
+    """All prefixes of a model, in groups.
+
+    Args:
+        groups: The groups by their names in files.
+    """
+
+    def __init__(self, groups: dict[str, PrefixGroup]) -> None:
+        super().__init__()
+        for name, group in groups.items():
+            self.add_module(name, group)
+        self._kept: tuple[list[Any], tuple[Tensor, ...]] = ([], ())
+
+    @property
+    def groups(self) -> list[PrefixGroup]:
+        """The groups, in the order of `shares`."""
+        return cast("list[PrefixGroup]", list(self._modules.values()))
+
+    def shares(self) -> tuple[Tensor, ...]:
+        """Keys and values of each attention of each group: computed anew only if they may be others than before.
+
+        Shape: (1, K, P, d) each.
+        """
+        if not self._is_constant():
+            return self._computed()
+        state = [(id(p), p._version, p.data_ptr(), p.dtype) for p in self.parameters()]
+        kept_state, kept = self._kept
+        if state != kept_state:
+            device = next(self.parameters()).device.type
+            # Tensors that are made in inference mode could not be used outside of it.
+            with torch.inference_mode(False), torch.no_grad(), torch.autocast(device, enabled=False):
+                kept = tuple(share.contiguous() for share in self._computed())
+            self._kept = state, kept
+        return kept
+
+    def _is_constant(self) -> bool:
+        """Whether there are neither gradients nor random numbers, and weights that tell when they change."""
+        if torch.compiler.is_compiling() or (self.training and any(group.dropout for group in self.groups)):
+            return False
+        frozen = not torch.is_grad_enabled() or not any(p.requires_grad for p in self.parameters())
+        return frozen and not any(p.is_inference() for p in self.parameters())
+
+    def _computed(self) -> tuple[Tensor, ...]:
+        return tuple(itertools.chain.from_iterable(group.shares() for group in self.groups))
+
+    def train(self, mode: bool = True) -> PrefixPool:
+        """Weights that were changed behind torch's back (`p.data.copy_`) are seen from here on."""
+        self._kept = ([], ())
+        return super().train(mode)
+
+    def eject(self) -> None:
+        """Make all groups flat, with equal prefixes."""
+        for group in self.groups:
+            if not group.is_flat:
+                group.eject()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_kept": ([], ())}
+
+
+class Prefix(PrefixMap):
+    """The prefix of one attention, with its gate: p_k g_k and p_v g_v, for g = sigmoid(W h + b) averaged over tokens.
+
+    Args:
+        config: Whether there is a gate, and how many.
+        size: Hidden size D of what the attention reads.
+        pool: What holds the prefixes.
+        number: Where the keys are in what the pool gives; the values are next to them.
+    """
+
+    def __init__(self, config: PrefixTuningConfig, size: int, pool: PrefixPool, number: int) -> None:
+        super().__init__()
+        self._pool = (pool,)  # a tuple keeps it from being named a second time
+        self.number = number
+        self.reads_hidden = config.use_gating
+        if config.use_gating:
+            gates = 1 if config.shared_gating else 2
+            self.weight = nn.Parameter(torch.randn(gates, size) * 0.02)
+            self.bias = nn.Parameter(torch.empty(gates).uniform_(-(size**-0.5), size**-0.5))
+
+    @property
+    def pool(self) -> PrefixPool:
+        """See `PrefixMap.pool`."""
+        return self._pool[0]
+
+    def prefix(self, shares: tuple[Tensor, ...], hidden: Tensor | None) -> tuple[Tensor, Tensor]:
+        """See `PrefixMap.prefix`."""
+        keys, values = shares[self.number], shares[self.number + 1]
+        if hidden is None or not self.reads_hidden:
+            return keys, values
+        gate = torch.sigmoid(nn.functional.linear(hidden, self.weight, self.bias)).mean(dim=1)
+        gate = gate[:, :, None, None, None]  # (B, 1 or 2, 1, 1, 1)
+        return keys * gate[:, 0], values * gate[:, -1]
+
+
+class PrefixTuningMethod(Method):
+    """Which attentions get prefixes, and in which groups."""
+
+    def place(self, config: PrefixTuningConfig, anatomy: Anatomy, base: nn.Module) -> Iterable[Placement]:
+        """See `Method.place`."""
+        hosts: dict[str, dict[str, list[tuple[Layer, Sublayer, AttentionCore]]]] = {}
+        for tower, layer, sublayer in _attentions(config, anatomy):
+            host = anatomy.tower_host(tower) if anatomy.shares_by_tower else ""
+            groups = hosts.setdefault(host, {})
+            core = attention_core(anatomy, base, layer, sublayer)
+            groups.setdefault(_group_name(anatomy, base, tower, sublayer), []).append((layer, sublayer, core))
+        if not hosts:
+            raise ValueError(
+                f"The configuration places nothing: with leave_out={config.leave_out}, this {anatomy.model_class} with "
+                f"{len(anatomy.layers)} layers has no attention for prefixes."
+            )
+        with seeded(config.init_weights_seed):
+            return [p for host, groups in hosts.items() for p in _placements(config, host, groups)]
+
+    def updated(self, config: PrefixTuningConfig, version: str | None, names: Collection[str]) -> AdapterConfig:
+        """See `Method.updated`. Files of adapters 1.3 do not say that a prefix was ejected, and that the first half of
+        an encoder-decoder of two models had a prefix whatever `encoder_prefix` was."""
+        tensors = [name for name in names if ".prefix_tunings." in name]
+        changes: dict[str, Any] = {}
+        if tensors and not any(name.endswith(".wte.weight") for name in tensors):
+            changes["flat"] = True
+        if any(re.search(r"(^|\.)encoder\.prefix_tuning\.prefix_tunings\.", name) for name in tensors):
+            changes["encoder_prefix"] = True
+        return config.replace(**changes)
+
+
+def eject(config: AdapterConfig, modules: Iterable[AdapterModule]) -> AdapterConfig:
+    """Make the prefixes of an adapter flat, with equal outputs, and give its new configuration.
+
+    Raises:
+        ValueError: it has none that are not flat.
+    """
+    parts = config.configs if isinstance(config, ConfigUnion) else (config,)
+    if not any(isinstance(part, PrefixTuningConfig) and not part.flat for part in parts):
+        raise ValueError(f"There is no prefix to eject: this is {config!r}, without a prefix that is not flat.")
+    for module in modules:
+        if isinstance(module, PrefixPool):
+            module.eject()
+    flat = [part.replace(flat=True) if isinstance(part, PrefixTuningConfig) else part for part in parts]
+    return ConfigUnion(*flat) if isinstance(config, ConfigUnion) else flat[0]
+
+
+_Attention = tuple[Tower, Layer, Sublayer]
+
+
+def _attentions(config: PrefixTuningConfig, anatomy: Anatomy) -> Iterator[_Attention]:
+    """The attentions that the configuration gives a prefix."""
+    for tower in anatomy.towers:
+        for layer in tower.layers:
+            for sublayer in layer.sublayers:
+                if layer.number in config.leave_out or sublayer.kind not in ("attention", "cross_attention"):
+                    continue
+                is_encoder = _is_encoder(anatomy, tower)
+                if sublayer.kind == "cross_attention" and not config.cross_prefix:
+                    continue
+                if config.encoder_prefix or not is_encoder:
+                    yield tower, layer, sublayer
+
+
+def _attends_across(tower: Tower) -> bool:
+    return any(sublayer.kind == "cross_attention" for layer in tower.layers for sublayer in layer.sublayers)
+
+
+def _is_encoder(anatomy: Anatomy, tower: Tower) -> bool:
+    """Whether a tower is what another one attends to."""
+    return not _attends_across(tower) and any(map(_attends_across, anatomy.towers))
+
+
+def _group_name(anatomy: Anatomy, base: nn.Module, tower: Tower, sublayer: Sublayer) -> str:
+    """The name of the group of an attention, in files of AdapterHub."""
+    if sublayer.kind == "cross_attention":
+        return "cross_prefix"
+    if _is_encoder(anatomy, tower) and not anatomy.shares_by_tower:
+        return "encoder_prefix"
+    return _GROUPS_OF_TYPES.get(_model_type(base, tower), "self_prefix")
+
+
+_GROUPS_OF_TYPES = {
+    "distilbert": "self",
+    "clip_text_model": "clip_text_model_self_prefix",
+    "clip_vision_model": "clip_vision_model_self_prefix",
+}
+
+
+def _model_type(base: nn.Module, tower: Tower) -> str:
+    """The type of the innermost model that a tower is in."""
+    parts = tower.path.split(".")
+    for depth in range(len(parts), -1, -1):
+        config = vars(base.get_submodule(".".join(parts[:depth]))).get("config")
+        if config is not None:
+            return str(config.model_type)
+    return ""
+
+
+def _placements(
+    config: PrefixTuningConfig, host: str, groups: dict[str, list[tuple[Layer, Sublayer, AttentionCore]]]
+) -> Iterator[Placement]:
+    """The pool of a model, or of a half of it, and the prefixes of its attentions."""
+    pool = PrefixPool(
+        {
+            name: PrefixGroup(config, places[0][1].size, [core for _, _, core in places])
+            for name, places in groups.items()
+        }
+    )
+    yield Placement(host, "prefix_tuning.prefix_tunings", "prefix_tuning", -1, pool)
+    for number, (layer, sublayer, core) in enumerate(itertools.chain.from_iterable(groups.values())):
+        prefix = Prefix(config, sublayer.size, pool, 2 * number)
+        yield Placement(core.path, "prefix_tuning.prefix_gates", "prefix_tuning", layer.index, prefix, core)

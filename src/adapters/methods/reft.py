@@ -1,0 +1,114 @@
+"""Representation finetuning: ReFT (Wu et al. 2024, arXiv:2404.03592).
+
+Behind a layer, the hidden state h at a few positions of each row becomes h + Rᵀ(f(W h + b) − R h). In LoReFT the rows of
+R are orthonormal, in NoReFT they are free, and in DiReFT R h is not subtracted.
+
+Shapes: B rows, N positions, D hidden size, r rank.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from ..anatomy.parts import Anatomy
+from ..anatomy.streams import layer_outputs
+from ..configuration import ReftConfig
+from .base import Method, Placement, PositionsMap
+from .layers import Activation, seeded
+from .orthonormal import FreeRows, HouseholderRows, OrthonormalRows, Rows
+
+
+class Intervention(nn.Module):
+    """Rᵀ(f(W h + b) − R h).
+
+    Args:
+        config: The configuration.
+        size: Hidden size D.
+    """
+
+    projection: Rows
+
+    def __init__(self, config: ReftConfig, size: int) -> None:
+        super().__init__()
+        self.learned_source = nn.Linear(size, config.r)
+        self.projection = OrthonormalRows(config.r, size) if config.orthogonality else FreeRows(config.r, size)
+        self.f = Activation(config.non_linearity) if config.non_linearity is not None else None
+        self.dropout = nn.Dropout(config.dropout)
+        self.subtracts = config.subtract_projection
+
+    def forward(self, h: Tensor) -> Tensor:
+        """What is added to h. Shape: (B, N, D), kept."""
+        source, rows = self.learned_source, self.projection()
+        own = h.to(rows.dtype)
+        z = source(own)
+        if self.f is not None:
+            z = self.f(z)
+        if self.subtracts:
+            z = z - nn.functional.linear(own, rows)
+        return self.dropout(z @ rows).to(h.dtype)  # type: ignore[no-any-return]
+
+
+class Reft(PositionsMap):
+    """The interventions behind one layer: one for the first positions, one for the last, or one for both.
+
+    Args:
+        config: The configuration.
+        size: Hidden size D.
+    """
+
+    def __init__(self, config: ReftConfig, size: int) -> None:
+        super().__init__()
+        self.size = size
+        self.prefix_positions, self.suffix_positions = config.prefix_positions, config.suffix_positions
+        self.dtype = getattr(torch, config.dtype) if config.dtype else None
+        count = 1 if config.tied_weights else 2
+        self.units = nn.ModuleList([Intervention(config, size) for _ in range(count)])
+
+    def increment(self, h: Tensor, is_suffix: bool) -> Tensor:
+        """See `PositionsMap.increment`."""
+        return self.units[-1 if is_suffix else 0](h)  # type: ignore[no-any-return]
+
+    def read(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """See `AdapterModule.read`. 1.3 saved how orthonormal rows are made, and goes on training in that form."""
+        found = dict(tensors)
+        for i, unit in enumerate(self.units):
+            prefix = f"units.{i}.projection.parametrizations.weight"
+            original, base = found.get(f"{prefix}.original"), found.get(f"{prefix}.0.base")
+            is_whole = isinstance(unit.projection, OrthonormalRows) and original is not None and base is not None
+            if is_whole and original.shape == unit.projection.weight.shape and base.shape == (original.shape[1],) * 2:
+                unit.projection = HouseholderRows(original, base)
+                del found[f"{prefix}.0.base"]
+        return found
+
+
+class ReftMethod(Method):
+    """Interventions behind the layers that the configuration names."""
+
+    def place(self, config: ReftConfig, anatomy: Anatomy, base: nn.Module) -> Iterable[Placement]:
+        """See `Method.place`."""
+        numbers = {layer.number for layer in anatomy.layers}
+        unknown = sorted(set() if config.layers == "all" else {int(n) for n in config.layers} - numbers)
+        if unknown:
+            raise ValueError(
+                f"layers={config.layers}: this {anatomy.model_class} has layers 0 to {max(numbers)}; there is no layer "
+                f"{', '.join(map(str, unknown))}."
+            )
+        placements = []
+        with seeded(config.init_weights_seed):
+            for layer, point in layer_outputs(anatomy):
+                if config.layers != "all" and layer.number not in config.layers:
+                    continue
+                if config.orthogonality and config.r > point.size:
+                    raise ValueError(
+                        f"r={config.r}: there are no more than {point.size} orthonormal rows in the hidden size of "
+                        f"{layer.path}; use a smaller r, or orthogonality=False."
+                    )
+                module = Reft(config, point.size)
+                placements.append(Placement(layer.path, "reft_layer.refts", "output_reft", layer.index, module, point))
+        if not placements:
+            raise ValueError(f"layers={config.layers}: the configuration places nothing; name a layer, or 'all'.")
+        return placements
+

@@ -1,0 +1,254 @@
+"""How prefixes become keys and values of an attention, without any attention being written anew.
+
+The attention modules of transformers look up a function in the global `ALL_ATTENTION_FUNCTIONS` of their file, and call
+it with queries, keys and values. Where prefixes are in use, the `forward` of such a module runs as it is written, but
+with that one name bound to a table whose functions get longer keys, values and masks. Nothing of transformers changes,
+and no other module, model or thread is concerned. The cache never holds a prefix: it is put in front in every call.
+
+Shapes: B rows, T tokens, S keys, P positions of prefixes, K heads of keys and values, d size of a head.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import types
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from ..anatomy.attention import INTERFACE
+from ..anatomy.parts import AttentionCore
+from ..methods.base import PrefixMap
+from .calls import Calls
+from .hooks import HookPoint, Step
+from .passes import PassValue
+from .scores import PrefixedScores
+from .sublayers import Cell
+
+AttentionFunction = Callable[..., Any]
+
+
+@dataclass
+class Prefixes:
+    """The prefixes of one attention.
+
+    Args:
+        prefixes: The prefixes, each with the place where the tensors of its pool are while a pass lasts.
+    """
+
+    prefixes: Sequence[tuple[PrefixMap, PassValue]]
+
+    @property
+    def read_hidden(self) -> bool:
+        """Whether any depends on the hidden states."""
+        return any(prefix.reads_hidden for prefix, _ in self.prefixes)
+
+    def keys_and_values(self, hidden: Tensor | None, like: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """Keys and values of each, (B, K, P, d).
+
+        Args:
+            hidden: The hidden states, if they are read. Shape: (B, T, D).
+            like: A tensor with their number of rows, device and type.
+        """
+        for prefix, value in self.prefixes:
+            key, value_ = prefix.prefix(value.get() or prefix.pool.shares(), hidden)
+            yield _fitted(key, like), _fitted(value_, like)
+
+
+class AttendWithPrefixes:
+    """Instead of an attention module that calls a function of transformers: the same, with prefixes.
+
+    Args:
+        attention: The module's class.
+        prefixes: The prefixes.
+        biased_by: The module that has the biases of relative positions, if prefixes have them too.
+    """
+
+    def __init__(self, attention: type[nn.Module], prefixes: Prefixes, biased_by: Any = None) -> None:
+        self.attention = attention
+        self.biased_by = biased_by
+        self.prefixes = prefixes
+        self.hidden = Cell() if prefixes.read_hidden else None
+        self.forward = self._rebound()
+
+    def __call__(self, module: nn.Module, inputs: tuple[Any, ...], arguments: dict[str, Any]) -> Any:
+        if self.hidden is None:
+            return self.forward(module, *inputs, **arguments)
+        self.hidden.put(hidden_states(self.attention, inputs, arguments))
+        try:
+            return self.forward(module, *inputs, **arguments)
+        finally:
+            self.hidden.take_if_any()
+
+    def attend(
+        self,
+        function: AttentionFunction,
+        implementation: str | None,
+        module: nn.Module,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attention_mask: Tensor | None = None,
+        **arguments: Any,
+    ) -> Any:
+        """What the module calls instead of an attention function. Shapes: (B, K, S, d) for keys and values."""
+        check(implementation, attention_mask, arguments)
+        hidden = self.hidden.see() if self.hidden is not None else None
+        pairs = [*self.prefixes.keys_and_values(hidden, key), (key, value)]
+        length = sum(pair[0].shape[2] for pair in pairs[:-1])
+        bias = arguments.get("position_bias")
+        if bias is not None:
+            arguments["position_bias"] = self.extended(bias, length)
+        if attention_mask is not None:
+            attention_mask = with_prefix(attention_mask, length)
+        elif query.shape[2] > 1 and is_causal_by_flag(implementation, module, arguments):
+            attention_mask = causal_mask(query, key, length)
+        keys, values = (torch.cat(tensors, dim=2) for tensors in zip(*pairs, strict=True))
+        return function(module, query, keys, values, attention_mask, **arguments)
+
+    def extended(self, bias: Tensor, length: int) -> Tensor:
+        """Biases of relative positions, also for prefixes. Shape: (1, H, T, S) to (1, H, T, P + S)."""
+        if self.biased_by is None:
+            return nn.functional.pad(bias, (length, 0))
+        tokens, keys = bias.shape[2:]
+        further = self.biased_by.compute_bias(tokens, keys + length, device=bias.device)
+        return torch.cat([bias, further[..., keys:]], dim=3)
+
+    def _rebound(self) -> Callable[..., Any]:
+        """The module's `forward` as it is written, with another table of attention functions."""
+        forward = cast(types.FunctionType, self.attention.forward)
+        names = {**forward.__globals__, INTERFACE: PrefixedInterface(forward.__globals__[INTERFACE], self.attend)}
+        # By this name torch.compile would find the file's own globals.
+        del names["__name__"]
+        bound = types.FunctionType(forward.__code__, names, forward.__name__, forward.__defaults__, forward.__closure__)
+        bound.__kwdefaults__ = forward.__kwdefaults__
+        return bound
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "forward"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self.forward = self._rebound()
+
+
+@dataclass
+class PrefixedInterface:
+    """What an attention module sees as transformers' table of attention functions.
+
+    Args:
+        own: That table.
+        attend: What is called with a function of it, its name, and what the module calls it with.
+    """
+
+    own: Any
+    attend: AttentionFunction
+
+    def get_interface(self, implementation: str | None, default: AttentionFunction) -> AttentionFunction:
+        """The function of a name, or the default, with prefixes."""
+        return functools.partial(self.attend, self.own.get_interface(implementation, default), implementation)
+
+    def __getitem__(self, implementation: str) -> AttentionFunction:
+        return functools.partial(self.attend, self.own[implementation], implementation)
+
+
+@dataclass
+class AttendWithScores:
+    """Instead of an attention module that computes attention itself: the same, with prefixes.
+
+    Args:
+        attention: The module's class.
+        core: The sizes and the scale of its attention.
+        prefixes: The prefixes.
+    """
+
+    attention: type[nn.Module]
+    core: AttentionCore
+    prefixes: Prefixes
+
+    def __call__(self, module: nn.Module, inputs: tuple[Any, ...], arguments: dict[str, Any]) -> Any:
+        hidden = hidden_states(self.attention, inputs, arguments)
+        pairs = list(self.prefixes.keys_and_values(hidden, hidden))
+        keys, values = (torch.cat(tensors, dim=2) for tensors in zip(*pairs, strict=True))
+        assert self.core.scale is not None
+        with PrefixedScores(keys, values, self.core.scale):
+            return self.attention.forward(module, *inputs, **arguments)
+
+
+def attention_steps(
+    base: nn.Module, core: AttentionCore, maps: Sequence[PrefixMap], calls: Calls
+) -> Iterator[tuple[HookPoint, Step]]:
+    """The step of prefixes at one attention, which are put one behind the other."""
+    module = base.get_submodule(core.path)
+    prefixes = Prefixes([(prefix, calls.shared(prefix.pool)) for prefix in maps])
+    if core.scale is None:
+        biased_by = None if core.biased_by is None else base.get_submodule(core.biased_by)
+        yield (module, "instead"), AttendWithPrefixes(type(module), prefixes, biased_by)
+    else:
+        yield (module, "instead"), AttendWithScores(type(module), core, prefixes)
+
+
+def hidden_states(attention: type[nn.Module], inputs: tuple[Any, ...], arguments: dict[str, Any]) -> Tensor:
+    """What an attention module is called with first, which queries are made of. Shape: (B, T, D)."""
+    return cast(Tensor, inputs[0] if inputs else arguments[_first_parameter(attention)])
+
+
+@functools.cache
+def _first_parameter(attention: type[nn.Module]) -> str:
+    return list(inspect.signature(attention.forward).parameters)[1]
+
+
+def check(implementation: str | None, mask: Any, arguments: dict[str, Any]) -> None:
+    """Refuse kinds of attention in which a prefix cannot be put in front.
+
+    Raises:
+        NotImplementedError: it is one of them.
+    """
+    is_flash = implementation is not None and "flash" in implementation
+    if arguments.get("cache") is not None:
+        raise NotImplementedError("Prefix tuning and continuous batching (a paged cache) cannot be used together.")
+    if implementation == "flex_attention" or not (mask is None or isinstance(mask, Tensor)):
+        wrong = "flex_attention"
+    elif is_flash and arguments.get("sliding_window") is not None:
+        wrong = f"a sliding window in {implementation}"
+    elif is_flash and arguments.get("cu_seq_lens_k") is not None:
+        wrong = f"packed sequences in {implementation}"
+    else:
+        return
+    raise NotImplementedError(
+        f"Prefix tuning cannot be used with {wrong}; call model.set_attn_implementation('sdpa') first."
+    )
+
+
+def with_prefix(mask: Tensor, length: int) -> Tensor:
+    """A mask under which every query sees the prefix too. Shape: (..., S) to (..., P + S).
+
+    Masks of numbers are added to the scores; those of truth values or ones, also of flash attention, say what is seen.
+    """
+    return nn.functional.pad(mask, (length, 0), value=0.0 if mask.is_floating_point() else 1)
+
+
+def is_causal_by_flag(implementation: str | None, module: nn.Module, arguments: dict[str, Any]) -> bool:
+    """Whether attention without a mask looks back only, by a rule that counts keys from the first one.
+
+    Eager functions do what the mask says and nothing else; flash attention counts keys from the last one.
+    """
+    if implementation is None or implementation == "eager" or "flash" in implementation:
+        return False
+    given = arguments.get("is_causal")
+    return bool(vars(module).get("is_causal", True) if given is None else given)
+
+
+def causal_mask(query: Tensor, key: Tensor, length: int) -> Tensor:
+    """The mask under which a token sees the prefix, the tokens before it and itself. Shape: (1, 1, T, P + S)."""
+    seen = torch.ones(query.shape[2], length + key.shape[2], dtype=torch.bool, device=query.device)
+    return seen.tril(length)[None, None]
+
+
+def _fitted(prefix: Tensor, like: Tensor) -> Tensor:
+    """With the rows, device and type of numbers of another tensor. Shape: (1 or B, K, P, d) to (B, K, P, d)."""
+    return prefix.to(like.device, like.dtype).expand(like.shape[0], -1, -1, -1)
