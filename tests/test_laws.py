@@ -74,7 +74,8 @@ def same(first: list[torch.Tensor], second: list[torch.Tensor]) -> bool:
 
 
 def close(first: list[torch.Tensor], second: list[torch.Tensor], tolerance: float = 1e-5) -> bool:
-    return all(torch.allclose(a, b, rtol=tolerance, atol=tolerance) for a, b in zip(first, second, strict=True))
+    pairs = list(zip(first, second, strict=True))
+    return all(a.shape == b.shape and torch.allclose(a, b, rtol=tolerance, atol=tolerance) for a, b in pairs)
 
 
 @pytest.mark.parametrize(("name", "preset"), IMPOSSIBLE)

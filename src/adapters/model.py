@@ -532,7 +532,9 @@ class ModelAdaptersMixin(nn.Module):
         if meta_dict or not use_safetensors:
             raise ValueError("An adapter of peft is written as peft does it: without meta_dict, as safetensors.")
         peft_library.save(self, folder, name)
-        if with_head:
+        inside = set(self._adapter_registry.base.modules())
+        # What peft has replaced of the head, it saves with the adapter.
+        if with_head and all(parent in inside for parent, _, _ in self._adapter_registry.peft.replaced):
             self._save_head_of(name, folder, use_safetensors)
 
     def save_all_adapters(
@@ -602,8 +604,14 @@ class ModelAdaptersMixin(nn.Module):
         override = AdapterConfig.load(config) if config is not None else None
         registry = self._adapter_registry
         if peft_library.is_folder(folder) and peft_library.is_installed():
-            self._load_of_peft(folder, load_as or "default", config, leave_out, set_active)
-            return load_as or "default"
+            name = load_as or "default"
+            attach_head = self._read_head(folder, name, id2label, use_safetensors) if with_head else None
+            self._load_of_peft(folder, name, config, leave_out)
+            if attach_head is not None:
+                attach_head()
+            if set_active:
+                self.set_active_adapters(name)
+            return name
         adapter = native.load(
             registry, folder, self._model_type(), load_as, override, leave_out, safetensors_only=use_safetensors
         )
@@ -616,11 +624,11 @@ class ModelAdaptersMixin(nn.Module):
             self.set_active_adapters(adapter.name)
         return adapter.name
 
-    def _load_of_peft(self, folder: Path, name: str, config: object, leave_out: object, set_active: bool) -> None:
+    def _load_of_peft(self, folder: Path, name: str, config: object, leave_out: object) -> None:
         """Add an adapter from a folder of `peft`."""
         if config is not None or leave_out:
             raise ValueError(f"{folder} holds an adapter of peft; it is loaded as it is, without config or leave_out.")
-        with self._added_by_peft(name, set_active):
+        with self._added_by_peft(name, set_active=False):
             peft_library.load(self, self._adapter_registry, folder, name)
 
     def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:
@@ -841,7 +849,7 @@ def setup_registry(model: nn.Module, interface: AdapterModelInterface | None = N
     base_path = next(name for name, module in model.named_modules() if module is base)
     outside = model is not base and isinstance(model, PreTrainedModel)
     output_embeddings = cast(Any, model).get_output_embeddings() if outside else None
-    model._adapter_registry = AdapterRegistry(base, parts, base_path, output_embeddings)  # type: ignore[assignment]
+    model._adapter_registry = AdapterRegistry(base, parts, base_path, output_embeddings, model)  # type: ignore[assignment]
     model._adapter_interface = interface  # type: ignore[assignment]
     model._adapter_embeddings = LoadedEmbeddings(model._adapter_registry)  # type: ignore[assignment,arg-type]
 
@@ -857,9 +865,10 @@ def detach(model: nn.Module) -> None:
         )
     registry = model._adapter_registry
     registry.detach()
-    model.set_active_embeddings(DEFAULT)
     for name in list(registry.peft.trained):
         peft_library.delete(model, registry, name)
+    if model.active_embeddings != DEFAULT:  # models without tokens have no others
+        model.set_active_embeddings(DEFAULT)
     for module in model.modules():
         function = module.__dict__.get("_gradient_checkpointing_func")
         if isinstance(function, ReplayedCheckpoint) and function.table is registry.table:

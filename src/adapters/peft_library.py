@@ -300,6 +300,8 @@ def _flags_kept(model: nn.Module) -> Iterator[None]:
 
 def train(model: nn.Module, registry: AdapterRegistry, name: str) -> None:
     """Unfreeze an adapter and what its configuration trains besides, and activate it."""
+    for _, _, module in registry.peft.replaced:  # those of the head, which others do not freeze
+        module.requires_grad_(False)
     for parameter in registry.peft.trained[name]:
         parameter.requires_grad_(True)
     activate(model, name)

@@ -102,12 +102,19 @@ class AdapterRegistry:
         anatomy: Its anatomy.
         base_path: Where the base model is in the model, "" if they are one.
         output_embeddings: The last layer of a static language model, outside the base model.
+        model: The model; by default the base model.
     """
 
     def __init__(
-        self, base: nn.Module, anatomy: Anatomy, base_path: str = "", output_embeddings: nn.Module | None = None
+        self,
+        base: nn.Module,
+        anatomy: Anatomy,
+        base_path: str = "",
+        output_embeddings: nn.Module | None = None,
+        model: nn.Module | None = None,
     ) -> None:
         self.base = base
+        self.model = model if model is not None else base
         self.anatomy = anatomy
         self.base_path = base_path
         self.output_embeddings = output_embeddings
@@ -131,8 +138,16 @@ class AdapterRegistry:
 
     # -- adding and removing ------------------------------------------------------------------------------------
 
-    def build(self, name: str, config: AdapterConfig, layers: Sequence[int] | None = None) -> Adapter:
+    def build(
+        self, name: str, config: AdapterConfig, layers: Sequence[int] | None = None, is_filled: bool = False
+    ) -> Adapter:
         """Make an adapter without adding it: nothing of the model changes.
+
+        Args:
+            name: Its name.
+            config: Its configuration.
+            layers: The layers to place it in; by default all that the configuration names.
+            is_filled: Whether it is filled from a file afterwards, so that its initial weights do not matter.
 
         Raises:
             ValueError: the configuration cannot be met by this model.
@@ -147,6 +162,8 @@ class AdapterRegistry:
         adapter = Adapter(name, config, tuple(placements_of(config, self.anatomy, self.base)))
         for _ in self._steps_of([adapter], ()):  # what cannot be activated is refused before anything is added
             pass
+        for module in () if is_filled else adapter.modules():
+            module.start(self.base)
         return adapter
 
     def attach(self, adapter: Adapter) -> None:
@@ -270,7 +287,7 @@ class AdapterRegistry:
                     # What stands for a module must be seen with all else that does, in whatever container.
                     point, place = placement.point, (placement.host, placement.container)
                     by_place.setdefault(point if isinstance(point, WholeModule) else place, []).append(placement)
-        calls = Calls(self.base)
+        calls = Calls(self.base, self.model)
         points = [(cast(Point, found[0].point), [p.module for p in found]) for found in by_place.values()]
         for point, modules in sorted(points, key=lambda pair: rank(pair[0])):
             yield from steps_at(self.base, point, modules, calls)

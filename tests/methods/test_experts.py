@@ -184,6 +184,21 @@ def test_what_there_is_not_for_experts(change: dict[str, Any]) -> None:
     assert not model.has_adapters()
 
 
+def test_experts_that_are_not_known_are_not_left_out_silently() -> None:
+    from transformers.models.dbrx.configuration_dbrx import DbrxAttentionConfig, DbrxFFNConfig
+
+    attention = DbrxAttentionConfig(kv_n_heads=2)
+    attention.rope_theta = 10000.0
+    experts = DbrxFFNConfig(ffn_hidden_size=24, moe_num_experts=4, moe_top_k=2)
+    sizes = {"d_model": 32, "n_heads": 4, "n_layers": 2, "vocab_size": 100, "max_seq_len": 32}
+    config = transformers.DbrxConfig(**sizes, attn_config=attention, ffn_config=experts)
+    model = transformers.DbrxModel(config)
+    adapters.init(model)
+    with pytest.raises(ValueError, match=r"blocks.0.ffn.experts holds its matrices"):
+        model.add_adapter("a", LoRAConfig(output_lora=True))
+    model.add_adapter("a", LoRAConfig(output_lora=False))
+
+
 # -- embeddings -----------------------------------------------------------------------------------------------------
 
 EMBEDDINGS = {

@@ -136,6 +136,48 @@ def test_detach_and_save_pretrained(tmp_path: Path) -> None:
 
 
 @needs_peft
+@pytest.mark.parametrize("whole", [None, ["classifier"]])
+def test_heads_are_saved_with_adapters(whole: list[str] | None, tmp_path: Path) -> None:
+    """A static head beside the adapter, unless peft itself has it."""
+
+    def built() -> Any:
+        torch.manual_seed(0)
+        model = transformers.BertForSequenceClassification(transformers.BertConfig(**models.BERT)).eval()
+        adapters.init(model)
+        return model
+
+    model = built()
+    model.add_adapter("x", config(target_modules=["query"], modules_to_save=whole))
+    model.train_adapter("x")
+    trained = [p for p in model.parameters() if p.requires_grad]
+    assert len(trained) == 2 * 2 + 2  # A and B of each layer, and the one classifier that acts
+    with torch.no_grad():
+        for parameter in trained:
+            parameter.add_(0.2 * torch.randn(parameter.shape))
+    model.eval().save_adapter(tmp_path, "x")
+    assert (tmp_path / "model_head.safetensors").exists() == (whole is None)
+    fresh = built()
+    fresh.load_adapter(tmp_path, set_active=True)
+    ids = torch.arange(6)[None]
+    assert torch.equal(fresh(ids).logits, model(ids).logits)
+
+
+@needs_peft
+def test_flexible_heads_are_saved_with_adapters(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = adapters.AutoAdapterModel.from_config(transformers.BertConfig(**models.BERT)).eval()
+    fresh = copy.deepcopy(model)
+    model.add_adapter("x", config(target_modules=["query"]), set_active=True)
+    model.add_classification_head("x", num_labels=3)
+    randomise(model)
+    model.save_adapter(tmp_path, "x")
+    fresh.load_adapter(tmp_path, load_as="y", set_active=True)
+    assert fresh.active_head == "y"
+    ids = torch.arange(6)[None]
+    assert torch.equal(fresh(ids).logits, model.eval()(ids).logits)
+
+
+@needs_peft
 @pytest.mark.parametrize("as_keyword", [False, True])
 def test_the_order_of_transformers(as_keyword: bool) -> None:
     """It does what transformers' own method does: the adapter is active, and all else is frozen."""

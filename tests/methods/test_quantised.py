@@ -62,7 +62,7 @@ METHODS: dict[str, AdapterConfig] = {
     "adalora": adapters.AdaLoRAConfig(r=4, target_r=2),
     "ia3": AdapterConfig.load("ia3"),
     "ln_tuning": AdapterConfig.load("ln_tuning"),
-    **{name: AdapterConfig.load(name) for name in ("prefix_tuning", "loreft")},
+    **{name: AdapterConfig.load(name) for name in ("prefix_tuning", "prompt_tuning", "loreft")},
     "modules_to_save": adapters.ModulesToSaveConfig(modules=["norm"]),
 }
 every_quantiser = pytest.mark.parametrize("quantiser", QUANTISERS)

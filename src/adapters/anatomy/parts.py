@@ -317,14 +317,18 @@ class InputEmbeddings:
         caller: The module that is called with the attention mask of the tokens.
         are_tokens: Whether they are those of tokens alone, so that all that the model makes of the tokens (positions,
             masks, the place of the last one) is to be made of longer inputs. If not, positions are in them already.
+        takes_tokens: Whether the input is one of tokens, and not an image or a sound.
         readers: Modules that attend to what becomes of them, and are called with their attention mask: decoders.
+        upstream_sees_padding: Whether padding and prompts saw each other in AdapterHub's adapters.
     """
 
     tap: Tap
     size: int
     caller: str
     are_tokens: bool = False
+    takes_tokens: bool = True
     readers: tuple[str, ...] = ()
+    upstream_sees_padding: bool = False
 
 
 @dataclass(frozen=True)

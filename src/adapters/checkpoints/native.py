@@ -99,7 +99,7 @@ def load(
     whole = config
     if left_out:
         config = config.without_layers(left_out, [layer.number for layer in registry.anatomy.layers])
-    adapter = registry.build(name or saved_name, config)
+    adapter = registry.build(name or saved_name, config, is_filled=True)
     # Layers that are left out only now are in the file, and are no surprise there.
     optional = _names_of_layers(registry, saved_name, whole, left_out) if left_out else set()
     modules = named_modules(adapter, saved_name)
@@ -206,5 +206,5 @@ def _differences(source: str, missing: list[str], unexpected: list[str], misshap
 
 def _names_of_layers(registry: AdapterRegistry, name: str, whole: AdapterConfig, layers: list[int]) -> set[str]:
     """The prefixes of the tensors that an adapter has in some layers, if none are left out."""
-    left = [p for p in registry.build(name, whole).placements if p.layer in layers]
+    left = [p for p in registry.build(name, whole, is_filled=True).placements if p.layer in layers]
     return set(named_modules(Adapter(name, whole, tuple(left)), name))

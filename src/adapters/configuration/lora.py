@@ -33,11 +33,13 @@ class LoRAConfig(AdapterConfig):
         dropout: Dropout probability of x.
         attn_matrices: Which projections of attention: any of `q`, `k`, `v`, `o`, also where some are one matrix.
         composition_mode: `add` (y = W x + s · B A x) or `scale` (y = s · b ⊙ W x, with r = 1 and no A).
-        init_weights: `lora` (A Kaiming uniform, B zero), `bert` (A N(0, 0.02), B zero), `ia3` (ones), `vera`;
+        init_weights: `lora` (A Kaiming uniform, B zero), `bert` (A N(0, 0.02), B zero), `ia3` (ones, as what is scaled
+            should start), `vera` (both Kaiming uniform, as what is frozen; VeRA takes `lora` for it);
             `pissa` and `olora` (the principal part of W, by its SVD or QR decomposition), `orthogonal`, and `eva` (the
             principal directions of the layer's inputs, found by `adapters.initialise_with_data`).
         init_weights_seed: Seed for the initial weights; the global generator's state is left as it was.
-        use_gating: Weigh what is added by sigmoid(w·x) averaged over the sequence (UniPELT, Mao et al. 2022).
+        use_gating: Weigh what is added by sigmoid(w·x) averaged over the sequence, instead of by s (UniPELT, Mao et al.
+            2022).
         use_dora: Decompose the weight into magnitude and direction (DoRA, Liu et al. 2024).
         vera_d: Initial value of VeRA's vector d (Kopiczko et al. 2024); with `vera_b` it makes the adapter VeRA.
         vera_b: Initial value of VeRA's vector b.
@@ -160,7 +162,9 @@ class VeraConfig(LoRAConfig):
 
 @dataclass(frozen=True)
 class DoRAConfig(LoRAConfig):
-    """DoRA (Liu et al. 2024, arXiv:2402.09353): y = m ⊙ (W + s · B A) x / ‖W + s · B A‖, row by row.
+    """DoRA (Liu et al. 2024, arXiv:2402.09353): y = m ⊙ (W + s · B A) x / ‖W + B A‖, row by row.
+
+    In the norm there is no s, as in AdapterHub's `adapters`; with alpha = r it is the paper's.
 
     >>> model.add_adapter("task", DoRAConfig(r=8))
     """

@@ -17,6 +17,7 @@ from ..configuration import (
     LoRAConfig,
     ModulesToSaveConfig,
     PrefixTuningConfig,
+    PromptTuningConfig,
     ReftConfig,
 )
 from .base import AdapterModule as AdapterModule
@@ -29,6 +30,7 @@ from .layer_norm_tuning import LayerNormTuningMethod
 from .lora import LoRAMethod
 from .modules_to_save import ModulesToSaveMethod
 from .prefix_tuning import PrefixTuningMethod
+from .prompt_tuning import PromptTuningMethod
 from .reft import ReftMethod
 
 METHODS: dict[type[AdapterConfig], Method] = {
@@ -38,6 +40,7 @@ METHODS: dict[type[AdapterConfig], Method] = {
     LayerNormTuningConfig: LayerNormTuningMethod(),
     ModulesToSaveConfig: ModulesToSaveMethod(),
     PrefixTuningConfig: PrefixTuningMethod(),
+    PromptTuningConfig: PromptTuningMethod(),
     ReftConfig: ReftMethod(),
 }
 

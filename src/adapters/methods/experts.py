@@ -156,6 +156,6 @@ def _check(config: LoRAConfig, path: str) -> None:
     if given:
         raise AdapterConfigError(
             f"{path} holds the matrices of its experts in one parameter: these can have a plain LoRA without dropout, "
-            f"or a scaling; given: {', '.join(given)}. Leave experts out (intermediate_lora=False, output_lora=False, or "
-            "other target_modules), or add them by a second configuration in a ConfigUnion."
+            f"or a scaling; given: {', '.join(given)}. Leave experts out (intermediate_lora=False, output_lora=False, "
+            "or other target_modules), or add them by a second configuration in a ConfigUnion."
         )

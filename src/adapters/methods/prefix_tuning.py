@@ -20,6 +20,7 @@ from ..anatomy.attention import attention_core
 from ..anatomy.parts import Anatomy, AttentionCore, Layer, Sublayer, Tower
 from ..configuration import AdapterConfig, ConfigUnion, PrefixTuningConfig
 from .base import AdapterModule, Method, Placement, PrefixMap, SharedModule
+from .kept import Keeper, flows
 from .layers import Activation, seeded
 
 
@@ -66,7 +67,7 @@ class PrefixGroup(nn.Module):
     def shares(self) -> Iterator[Tensor]:
         """Keys and values of each attention. Shape: (1, K, P, d) each."""
         p = nn.functional.dropout(self.prefixes(), self.dropout, self.training and self.dropout > 0)
-        for (heads, size), share in zip(self.sizes, p.split(self.widths, dim=1), strict=True):
+        for (heads, size), share in zip(self.sizes, torch.split(p, self.widths, dim=1), strict=True):
             yield share.view(self.length, heads, size).transpose(0, 1).unsqueeze(0)
 
     def eject(self) -> None:
@@ -78,7 +79,7 @@ class PrefixGroup(nn.Module):
         self.control_trans = flat
 
 
-class PrefixPool(SharedModule):
+class PrefixPool(SharedModule, Keeper):
     """All prefixes of a model, in groups.
 
     Args:
@@ -89,7 +90,6 @@ class PrefixPool(SharedModule):
         super().__init__()
         for name, group in groups.items():
             self.add_module(name, group)
-        self._kept: tuple[list[Any], tuple[Tensor, ...]] = ([], ())
 
     @property
     def groups(self) -> list[PrefixGroup]:
@@ -97,45 +97,25 @@ class PrefixPool(SharedModule):
         return cast("list[PrefixGroup]", list(self._modules.values()))
 
     def shares(self) -> tuple[Tensor, ...]:
-        """Keys and values of each attention of each group: computed anew only if they may be others than before.
+        """Keys and values of each attention of each group. Shape: (1, K, P, d) each."""
+        parameters: list[Tensor] = list(self.parameters())
+        if self.training or flows(parameters):
+            return self._shares()
+        return cast("tuple[Tensor, ...]", self.kept.get(parameters, self._lasting_shares))
 
-        Shape: (1, K, P, d) each.
-        """
-        if not self._is_constant():
-            return self._computed()
-        state = [(id(p), p._version, p.data_ptr(), p.dtype) for p in self.parameters()]
-        kept_state, kept = self._kept
-        if state != kept_state:
-            device = next(self.parameters()).device.type
-            # Tensors that are made in inference mode could not be used outside of it.
-            with torch.inference_mode(False), torch.no_grad(), torch.autocast(device, enabled=False):
-                kept = tuple(share.contiguous() for share in self._computed())
-            self._kept = state, kept
-        return kept
-
-    def _is_constant(self) -> bool:
-        """Whether there are neither gradients nor random numbers, and weights that tell when they change."""
-        if torch.compiler.is_compiling() or (self.training and any(group.dropout for group in self.groups)):
-            return False
-        frozen = not torch.is_grad_enabled() or not any(p.requires_grad for p in self.parameters())
-        return frozen and not any(p.is_inference() for p in self.parameters())
-
-    def _computed(self) -> tuple[Tensor, ...]:
+    def _shares(self) -> tuple[Tensor, ...]:
         return tuple(itertools.chain.from_iterable(group.shares() for group in self.groups))
 
-    def train(self, mode: bool = True) -> PrefixPool:
-        """Weights that were changed behind torch's back (`p.data.copy_`) are seen from here on."""
-        self._kept = ([], ())
-        return super().train(mode)
+    def _lasting_shares(self) -> tuple[Tensor, ...]:
+        """What is kept has the type of the weights, also if it is first needed in a block with another one."""
+        with torch.autocast(next(self.parameters()).device.type, enabled=False):
+            return tuple(s.transpose(1, 2).contiguous().transpose(1, 2) for s in self._shares())
 
     def eject(self) -> None:
         """Make all groups flat, with equal prefixes."""
         for group in self.groups:
             if not group.is_flat:
                 group.eject()
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_kept": ([], ())}
 
 
 class Prefix(PrefixMap):
@@ -178,12 +158,19 @@ class PrefixTuningMethod(Method):
 
     def place(self, config: PrefixTuningConfig, anatomy: Anatomy, base: nn.Module) -> Iterable[Placement]:
         """See `Method.place`."""
-        hosts: dict[str, dict[str, list[tuple[Layer, Sublayer, AttentionCore]]]] = {}
-        for tower, layer, sublayer in _attentions(config, anatomy):
+        hosts: dict[str, dict[str, list[_Attention]]] = {}
+        for tower in anatomy.towers:
             host = anatomy.tower_host(tower) if anatomy.shares_by_tower else ""
-            groups = hosts.setdefault(host, {})
-            core = attention_core(anatomy, base, layer, sublayer)
-            groups.setdefault(_group_name(anatomy, base, tower, sublayer), []).append((layer, sublayer, core))
+            is_encoder = _is_encoder(anatomy, base, tower)
+            for layer, sublayer in _attentions(tower):
+                is_cross = sublayer.kind == "cross_attention"
+                wanted = config.cross_prefix if is_cross else config.encoder_prefix or not is_encoder
+                if not wanted or layer.number in config.leave_out:
+                    continue
+                core = attention_core(anatomy, base, layer, sublayer)
+                is_half = anatomy.shares_by_tower
+                name = "cross_prefix" if is_cross else _group_name(base, tower, is_encoder and not is_half)
+                hosts.setdefault(host, {}).setdefault(name, []).append((layer, sublayer, core))
         if not hosts:
             raise ValueError(
                 f"The configuration places nothing: with leave_out={config.leave_out}, this {anatomy.model_class} with "
@@ -220,39 +207,27 @@ def eject(config: AdapterConfig, modules: Iterable[AdapterModule]) -> AdapterCon
     return ConfigUnion(*flat) if isinstance(config, ConfigUnion) else flat[0]
 
 
-_Attention = tuple[Tower, Layer, Sublayer]
+_Attention = tuple[Layer, Sublayer, AttentionCore]
 
 
-def _attentions(config: PrefixTuningConfig, anatomy: Anatomy) -> Iterator[_Attention]:
-    """The attentions that the configuration gives a prefix."""
-    for tower in anatomy.towers:
-        for layer in tower.layers:
-            for sublayer in layer.sublayers:
-                if layer.number in config.leave_out or sublayer.kind not in ("attention", "cross_attention"):
-                    continue
-                is_encoder = _is_encoder(anatomy, tower)
-                if sublayer.kind == "cross_attention" and not config.cross_prefix:
-                    continue
-                if config.encoder_prefix or not is_encoder:
-                    yield tower, layer, sublayer
+def _attentions(tower: Tower) -> Iterator[tuple[Layer, Sublayer]]:
+    for layer in tower.layers:
+        yield from ((layer, s) for s in layer.sublayers if s.kind in ("attention", "cross_attention"))
 
 
-def _attends_across(tower: Tower) -> bool:
-    return any(sublayer.kind == "cross_attention" for layer in tower.layers for sublayer in layer.sublayers)
+def _is_encoder(anatomy: Anatomy, base: nn.Module, tower: Tower) -> bool:
+    """Whether a tower is what another one attends to, or would if it were there."""
+
+    def attends_across(tower: Tower) -> bool:
+        return any(sublayer.kind == "cross_attention" for _, sublayer in _attentions(tower))
+
+    has_decoder = any(map(attends_across, anatomy.towers)) or _model_type(base, tower) in _ENCODER_DECODERS
+    return has_decoder and not attends_across(tower)
 
 
-def _is_encoder(anatomy: Anatomy, tower: Tower) -> bool:
-    """Whether a tower is what another one attends to."""
-    return not _attends_across(tower) and any(map(_attends_across, anatomy.towers))
-
-
-def _group_name(anatomy: Anatomy, base: nn.Module, tower: Tower, sublayer: Sublayer) -> str:
-    """The name of the group of an attention, in files of AdapterHub."""
-    if sublayer.kind == "cross_attention":
-        return "cross_prefix"
-    if _is_encoder(anatomy, tower) and not anatomy.shares_by_tower:
-        return "encoder_prefix"
-    return _GROUPS_OF_TYPES.get(_model_type(base, tower), "self_prefix")
+def _group_name(base: nn.Module, tower: Tower, is_encoder: bool) -> str:
+    """The name of a group of self-attentions, in files of AdapterHub."""
+    return "encoder_prefix" if is_encoder else _GROUPS_OF_TYPES.get(_model_type(base, tower), "self_prefix")
 
 
 _GROUPS_OF_TYPES = {
@@ -260,11 +235,12 @@ _GROUPS_OF_TYPES = {
     "clip_text_model": "clip_text_model_self_prefix",
     "clip_vision_model": "clip_vision_model_self_prefix",
 }
+_ENCODER_DECODERS = frozenset({"bart", "mbart", "mt5", "plbart", "t5", "whisper"})
 
 
 def _model_type(base: nn.Module, tower: Tower) -> str:
     """The type of the innermost model that a tower is in."""
-    parts = tower.path.split(".")
+    parts = tower.path.split(".") if tower.path else []
     for depth in range(len(parts), -1, -1):
         config = vars(base.get_submodule(".".join(parts[:depth]))).get("config")
         if config is not None:
@@ -272,9 +248,7 @@ def _model_type(base: nn.Module, tower: Tower) -> str:
     return ""
 
 
-def _placements(
-    config: PrefixTuningConfig, host: str, groups: dict[str, list[tuple[Layer, Sublayer, AttentionCore]]]
-) -> Iterator[Placement]:
+def _placements(config: PrefixTuningConfig, host: str, groups: dict[str, list[_Attention]]) -> Iterator[Placement]:
     """The pool of a model, or of a half of it, and the prefixes of its attentions."""
     pool = PrefixPool(
         {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -197,8 +197,14 @@ _Found = tuple[Matrix, str, tuple[tuple[tuple[int, int], ...], ...]]
 
 
 def _chosen(config: LoRAConfig, anatomy: Anatomy, base: nn.Module) -> Iterator[_Found]:
-    """The projections that the switches of a configuration name."""
-    for layer, sublayer, matrix in projections(anatomy, base):
+    """The projections that the switches of a configuration name.
+
+    Raises:
+        AdapterConfigError: matrices are among them that are held in a way that is not known.
+    """
+    found = list(projections(anatomy, base))
+    _check_known(config, anatomy, {matrix.path for _, _, matrix in found})
+    for layer, sublayer, matrix in found:
         if layer.number in config.leave_out:
             continue
         if sublayer.kind in ("attention", "cross_attention"):
@@ -209,6 +215,20 @@ def _chosen(config: LoRAConfig, anatomy: Anatomy, base: nn.Module) -> Iterator[_
             yield matrix, "intermediate_lora", ()
         elif matrix.role == "down" and config.output_lora:
             yield matrix, "output_lora", ()
+
+
+def _check_known(config: LoRAConfig, anatomy: Anatomy, known: Collection[str]) -> None:
+    """Raise for projections of feed-forward sublayers that are wanted, and no linear layers or known experts."""
+    wanted = ["up"] * config.intermediate_lora + ["down"] * config.output_lora
+    for layer, sublayer in anatomy.sublayers():
+        paths = [path for role in (*wanted, "experts") for path in sublayer.projections.get(role, ())]
+        unknown = [path for path in paths if path not in known]
+        if wanted and unknown and layer.number not in config.leave_out:
+            raise AdapterConfigError(
+                f"intermediate_lora={config.intermediate_lora}, output_lora={config.output_lora}: {unknown[0]} holds "
+                "its matrices in a way that is not known. Leave it out (intermediate_lora=False, output_lora=False), "
+                "or name what else to adapt: target_modules=[...]."
+            )
 
 
 def _nothing(config: LoRAConfig, anatomy: Anatomy) -> str:

@@ -25,6 +25,7 @@ from ..anatomy.parts import AttentionCore
 from ..methods.base import PrefixMap
 from .calls import Calls
 from .hooks import HookPoint, Step
+from .masks import causal_mask, check, is_causal_by_flag, with_prefix
 from .passes import PassValue
 from .scores import PrefixedScores
 from .sublayers import Cell
@@ -72,13 +73,14 @@ class AttendWithPrefixes:
         self.attention = attention
         self.biased_by = biased_by
         self.prefixes = prefixes
+        self.first = first_parameter(attention)
         self.hidden = Cell() if prefixes.read_hidden else None
         self.forward = self._rebound()
 
     def __call__(self, module: nn.Module, inputs: tuple[Any, ...], arguments: dict[str, Any]) -> Any:
         if self.hidden is None:
             return self.forward(module, *inputs, **arguments)
-        self.hidden.put(hidden_states(self.attention, inputs, arguments))
+        self.hidden.put(hidden_states(self.first, inputs, arguments))
         try:
             return self.forward(module, *inputs, **arguments)
         finally:
@@ -107,7 +109,7 @@ class AttendWithPrefixes:
             attention_mask = with_prefix(attention_mask, length)
         elif query.shape[2] > 1 and is_causal_by_flag(implementation, module, arguments):
             attention_mask = causal_mask(query, key, length)
-        keys, values = (torch.cat(tensors, dim=2) for tensors in zip(*pairs, strict=True))
+        keys, values = (joined(tensors) for tensors in zip(*pairs, strict=True))
         return function(module, query, keys, values, attention_mask, **arguments)
 
     def extended(self, bias: Tensor, length: int) -> Tensor:
@@ -170,8 +172,11 @@ class AttendWithScores:
     core: AttentionCore
     prefixes: Prefixes
 
+    def __post_init__(self) -> None:
+        self.first = first_parameter(self.attention)
+
     def __call__(self, module: nn.Module, inputs: tuple[Any, ...], arguments: dict[str, Any]) -> Any:
-        hidden = hidden_states(self.attention, inputs, arguments)
+        hidden = hidden_states(self.first, inputs, arguments)
         pairs = list(self.prefixes.keys_and_values(hidden, hidden))
         keys, values = (torch.cat(tensors, dim=2) for tensors in zip(*pairs, strict=True))
         assert self.core.scale is not None
@@ -192,61 +197,25 @@ def attention_steps(
         yield (module, "instead"), AttendWithScores(type(module), core, prefixes)
 
 
-def hidden_states(attention: type[nn.Module], inputs: tuple[Any, ...], arguments: dict[str, Any]) -> Tensor:
+def hidden_states(name: str, inputs: tuple[Any, ...], arguments: dict[str, Any]) -> Tensor:
     """What an attention module is called with first, which queries are made of. Shape: (B, T, D)."""
-    return cast(Tensor, inputs[0] if inputs else arguments[_first_parameter(attention)])
+    return cast(Tensor, inputs[0] if inputs else arguments[name])
 
 
-@functools.cache
-def _first_parameter(attention: type[nn.Module]) -> str:
+def first_parameter(attention: type[nn.Module]) -> str:
+    """The name by which the hidden states may be given."""
     return list(inspect.signature(attention.forward).parameters)[1]
 
 
-def check(implementation: str | None, mask: Any, arguments: dict[str, Any]) -> None:
-    """Refuse kinds of attention in which a prefix cannot be put in front.
+def joined(tensors: Sequence[Tensor]) -> Tensor:
+    """Several keys, or values, one behind the other. Shape: (B, K, …, d), kept but for the positions.
 
-    Raises:
-        NotImplementedError: it is one of them.
+    Where the projection of a model has left heads side by side, as prefixes have them too, whole tokens are copied.
     """
-    is_flash = implementation is not None and "flash" in implementation
-    if arguments.get("cache") is not None:
-        raise NotImplementedError("Prefix tuning and continuous batching (a paged cache) cannot be used together.")
-    if implementation == "flex_attention" or not (mask is None or isinstance(mask, Tensor)):
-        wrong = "flex_attention"
-    elif is_flash and arguments.get("sliding_window") is not None:
-        wrong = f"a sliding window in {implementation}"
-    elif is_flash and arguments.get("cu_seq_lens_k") is not None:
-        wrong = f"packed sequences in {implementation}"
-    else:
-        return
-    raise NotImplementedError(
-        f"Prefix tuning cannot be used with {wrong}; call model.set_attn_implementation('sdpa') first."
-    )
-
-
-def with_prefix(mask: Tensor, length: int) -> Tensor:
-    """A mask under which every query sees the prefix too. Shape: (..., S) to (..., P + S).
-
-    Masks of numbers are added to the scores; those of truth values or ones, also of flash attention, say what is seen.
-    """
-    return nn.functional.pad(mask, (length, 0), value=0.0 if mask.is_floating_point() else 1)
-
-
-def is_causal_by_flag(implementation: str | None, module: nn.Module, arguments: dict[str, Any]) -> bool:
-    """Whether attention without a mask looks back only, by a rule that counts keys from the first one.
-
-    Eager functions do what the mask says and nothing else; flash attention counts keys from the last one.
-    """
-    if implementation is None or implementation == "eager" or "flash" in implementation:
-        return False
-    given = arguments.get("is_causal")
-    return bool(vars(module).get("is_causal", True) if given is None else given)
-
-
-def causal_mask(query: Tensor, key: Tensor, length: int) -> Tensor:
-    """The mask under which a token sees the prefix, the tokens before it and itself. Shape: (1, 1, T, P + S)."""
-    seen = torch.ones(query.shape[2], length + key.shape[2], dtype=torch.bool, device=query.device)
-    return seen.tril(length)[None, None]
+    last = tensors[-1]
+    if torch.compiler.is_compiling() or last.stride(1) > last.stride(2):
+        return torch.cat(tensors, dim=2)
+    return torch.cat([tensor.transpose(1, 2) for tensor in tensors], dim=1).transpose(1, 2)
 
 
 def _fitted(prefix: Tensor, like: Tensor) -> Tensor:

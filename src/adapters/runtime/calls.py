@@ -5,7 +5,6 @@ Shapes: B rows, T tokens of a call, K columns of its attention mask: those of th
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterator, Mapping
 from contextvars import ContextVar, Token
 from dataclasses import dataclass, field
@@ -18,7 +17,8 @@ from torch import Tensor, nn
 from ..methods.base import SharedModule
 from .hooks import HookPoint, Step
 from .passes import BeginPass, EndPass, PassValue
-from .progress import PROGRESS
+from .progress import Ongoing
+from .signatures import Signature
 
 
 @dataclass
@@ -109,11 +109,10 @@ class Generation:
 
         Without a cache every call has one column more than the last one; one with as few begins a new text.
         """
-        prompt, last = self._prompts.get(caller, (0, columns))
-        if start == 0 and columns <= last:
-            prompt = columns
+        known = self._prompts.get(caller)
+        prompt = columns if known is None or (start == 0 and columns <= known[1]) else known[0]
         self._prompts[caller] = (prompt, columns)
-        return prompt or columns
+        return prompt
 
 
 _GENERATION: ContextVar[Generation | None] = ContextVar("generation", default=None)
@@ -125,49 +124,27 @@ _TOKENS = ("input_ids", "inputs_embeds", "hidden_states", "input")
 class Caller:
     """A module that is called with an attention mask, and what it is being called with in this thread.
 
-    While a graph is compiled, a plain attribute does: it is set and taken back within that graph.
-
     Args:
         module: The module.
     """
 
     def __init__(self, module: nn.Module) -> None:
         self.module = module
-        parameters = list(inspect.signature(type(module).forward).parameters.values())[1:]
-        self.positions = {p.name: i for i, p in enumerate(parameters) if p.kind is p.POSITIONAL_OR_KEYWORD}
+        self.signature = Signature(module)
         # The mask of audio or of pixels is not one of what the layers see.
-        self.takes_tokens = not self.positions.keys().isdisjoint(_TOKENS)
-        self._traced: Call | None = None
+        self.takes_tokens = not set(self.signature.names).isdisjoint(_TOKENS)
+        self.ongoing = Ongoing()
 
     @property
     def call(self) -> Call:
         """The call that is going on; one without a mask if a layer is called by itself."""
-        call = self._traced if torch.compiler.is_dynamo_compiling() else PROGRESS.calls.get(self)
-        return call or Call()
-
-    def begin(self, call: Call) -> None:
-        """Remember a call."""
-        if torch.compiler.is_dynamo_compiling():
-            self._traced = call
-        else:
-            PROGRESS.calls[self] = call
-
-    def end(self) -> None:
-        """Forget the call."""
-        if torch.compiler.is_dynamo_compiling():
-            self._traced = None
-        else:
-            PROGRESS.calls.pop(self, None)
-
-    def given(self, name: str, inputs: tuple[Any, ...], arguments: Mapping[str, Any]) -> Any:
-        """An argument of the call by its name, or None."""
-        if name in arguments:
-            return arguments[name]
-        position = self.positions.get(name, len(inputs))
-        return inputs[position] if position < len(inputs) else None
+        return self.ongoing.get() or Call()
 
     def prompt(self, columns: int, start: int) -> int:
-        """The number of columns that are the prompt's while a model generates; all of them otherwise."""
+        """The number of columns that are the prompt's while a model generates; all of them otherwise.
+
+        To be asked once per call.
+        """
         generation = _GENERATION.get() if Generation.count else None
         return columns if generation is None else generation.prompt(self, columns, start)
 
@@ -179,21 +156,21 @@ class SeeCall:
     caller: Caller
 
     def __call__(self, module: nn.Module, inputs: tuple[Any, ...], arguments: dict[str, Any]) -> None:
-        given = self.caller.given
+        given = self.caller.signature.given
         cache = given("past_key_values", inputs, arguments)
         past = None if cache is None else cache.get_seq_length()
         mask = given("attention_mask", inputs, arguments) if self.caller.takes_tokens else None
-        self.caller.begin(Call(_plain(mask), past))
+        self.caller.ongoing.put(Call(_plain(mask), past))
 
 
 @dataclass
 class EndCall:
-    """After the call of a tower: forget it."""
+    """After the call of a tower, also if it has failed: forget it."""
 
     caller: Caller
 
     def __call__(self, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
-        self.caller.end()
+        self.caller.ongoing.clear()
 
 
 class Calls:
@@ -201,10 +178,12 @@ class Calls:
 
     Args:
         base: The base model.
+        model: The model that it is part of, or itself.
     """
 
-    def __init__(self, base: nn.Module) -> None:
+    def __init__(self, base: nn.Module, model: nn.Module) -> None:
         self.base = base
+        self.model = model
         self._callers: dict[str, Caller] = {}
         self._shared: dict[SharedModule, PassValue] = {}
 
@@ -225,7 +204,7 @@ class Calls:
         """The steps that see the calls which were asked for."""
         for caller in self._callers.values():
             yield (caller.module, "call"), SeeCall(caller)
-            yield (caller.module, "after"), EndCall(caller)
+            yield (caller.module, "finally"), EndCall(caller)
         if self._shared:
             yield (self.base, "before"), BeginPass(list(self._shared.items()))
             yield (self.base, "after"), EndPass(list(self._shared.values()))

@@ -20,7 +20,7 @@ from torch.utils.hooks import RemovableHandle
 from .passes import pass_values, values_of_pass
 from .progress import calls_in_progress, resumed
 
-When = Literal["before", "call", "instead", "after"]
+When = Literal["before", "call", "instead", "after", "finally"]
 
 HookPoint = tuple[nn.Module, When]
 """A module, and when the hook runs: before its forward (without or with the keyword arguments), instead, or after."""
@@ -32,6 +32,7 @@ Step = Callable[[nn.Module, tuple[Any, ...], Any], Any]
 - `call`: (module, inputs, keyword arguments) to what replaces both, as a pair, or None to leave them.
 - `instead`: (module, inputs, keyword arguments) to the output.
 - `after`: (module, inputs, output) to what replaces the output, or None to leave it.
+- `finally`: as `after`, but also with the output None if the call has failed.
 """
 
 
@@ -78,8 +79,8 @@ class _Hook:
             self.handle = module.register_forward_pre_hook(self)
         elif when == "call":
             self.handle = module.register_forward_pre_hook(self, with_kwargs=True)
-        elif when == "after":
-            self.handle = module.register_forward_hook(self)
+        elif when in ("after", "finally"):
+            self.handle = module.register_forward_hook(self, always_call=when == "finally")
         else:
             module.__dict__["forward"] = _Forward(self, module.__dict__.get("forward"))
 

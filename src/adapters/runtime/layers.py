@@ -22,6 +22,7 @@ from .hooks import HookPoint, Step
 
 
 _LOGGER = logging.getLogger(__name__)
+_PROMPT = "prompt"
 
 
 @dataclass(frozen=True)
@@ -128,7 +129,9 @@ def positions(caller: Caller, adapter: PositionsMap, h: Tensor) -> Ends | Chosen
 
 def _positions(call: Call, caller: Caller, prefix: int, suffix: int, h: Tensor) -> Ends | Chosen:
     tokens, start = h.shape[1], call.start(h)
-    prompt = caller.prompt(start + tokens, start)
+    if _PROMPT not in call.known:
+        call.known[_PROMPT] = caller.prompt(start + tokens, start)
+    prompt = call.known[_PROMPT]
     real = call.real()
     if real is None or _all_hold(real):
         end = _within(prompt - start, tokens)

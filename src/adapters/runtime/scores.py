@@ -73,5 +73,6 @@ class PrefixedScores(TorchFunctionMode):
         own = self.scale * (query.reshape(*keys.shape[:2], -1, query.shape[-1]) @ keys)
         own = own.reshape(*scores.shape[:-1], -1)
         joint: Tensor = func(torch.cat([own.to(scores.dtype), scores], dim=-1), *args[1:], **kwargs)
-        self.share, shares = joint.split([own.shape[-1], scores.shape[-1]], dim=-1)
-        return shares
+        length = own.shape[-1]
+        self.share = joint[..., :length]
+        return joint[..., length:]

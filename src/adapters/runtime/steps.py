@@ -8,9 +8,10 @@ from typing import Any
 
 from torch import nn
 
-from ..anatomy.parts import AttentionCore, Experts, LayerOutput, Matrix, Point, Sublayer, WholeModule
+from ..anatomy.parts import AttentionCore, Experts, InputEmbeddings, LayerOutput, Matrix, Point, Sublayer, WholeModule
 from .attention import attention_steps
 from .calls import Calls
+from .embeddings import prompt_steps
 from .experts import expert_steps
 from .hooks import HookPoint, Step
 from .layers import layer_steps
@@ -29,6 +30,7 @@ STEPS_AT: dict[type, Callable[[nn.Module, Any, Any, Calls], Steps]] = {
     AttentionCore: attention_steps,
     Sublayer: sublayer_steps,
     LayerOutput: layer_steps,
+    InputEmbeddings: prompt_steps,
 }
 _RANKS = {kind: rank for rank, kind in enumerate(STEPS_AT)}
 

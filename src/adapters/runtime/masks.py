@@ -1,0 +1,58 @@
+"""What of an attention sees what, with a prefix in front: masks as attention functions of transformers are called with.
+
+Shapes: T tokens, S keys, P positions of prefixes.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+def check(implementation: str | None, mask: Any, arguments: dict[str, Any]) -> None:
+    """Refuse kinds of attention in which a prefix cannot be put in front.
+
+    Raises:
+        NotImplementedError: it is one of them.
+    """
+    is_flash = implementation is not None and "flash" in implementation
+    if arguments.get("cache") is not None:
+        raise NotImplementedError("Prefix tuning and continuous batching (a paged cache) cannot be used together.")
+    if implementation == "flex_attention" or not (mask is None or isinstance(mask, Tensor)):
+        wrong = "flex_attention"
+    elif is_flash and arguments.get("sliding_window") is not None:
+        wrong = f"a sliding window in {implementation}"
+    elif is_flash and arguments.get("cu_seq_lens_k") is not None:
+        wrong = f"packed sequences in {implementation}"
+    else:
+        return
+    raise NotImplementedError(
+        f"Prefix tuning cannot be used with {wrong}; call model.set_attn_implementation('sdpa') first."
+    )
+
+
+def with_prefix(mask: Tensor, length: int) -> Tensor:
+    """A mask under which every query sees the prefix too. Shape: (..., S) to (..., P + S).
+
+    Masks of numbers are added to the scores; those of truth values or ones, also of flash attention, say what is seen.
+    """
+    return nn.functional.pad(mask, (length, 0), value=0.0 if mask.is_floating_point() else 1)
+
+
+def is_causal_by_flag(implementation: str | None, module: nn.Module, arguments: dict[str, Any]) -> bool:
+    """Whether attention without a mask looks back only, by a rule that counts keys from the first one.
+
+    Eager functions do what the mask says and nothing else; flash attention counts keys from the last one.
+    """
+    if implementation is None or implementation == "eager" or "flash" in implementation:
+        return False
+    given = arguments.get("is_causal")
+    return bool(vars(module).get("is_causal", True) if given is None else given)
+
+
+def causal_mask(query: Tensor, key: Tensor, length: int) -> Tensor:
+    """The mask under which a token sees the prefix, the tokens before it and itself. Shape: (1, 1, T, P + S)."""
+    seen = torch.ones(query.shape[2], length + key.shape[2], dtype=torch.bool, device=query.device)
+    return seen.tril(length)[None, None]
