@@ -748,7 +748,7 @@ DAMAGES: dict[str, tuple[Any, str]] = {
     ),
     "unknown preset": (lambda folder: change(folder, config="seq_bm"), "did you mean 'seq_bn'"),
     "unknown field": (lambda folder: change(folder, config={**SeqBnConfig(), "x_y": 1}), "no field 'x_y'"),
-    "unknown method": (lambda folder: change(folder, config={"architecture": "lora", "r": 8}), "method 'lora'"),
+    "unknown method": (lambda folder: change(folder, config={"architecture": "lota", "r": 8}), "method 'lota'"),
     "wrong value": (lambda folder: change(folder, config={**SeqBnConfig(), "dropout": 7}), "dropout is 7"),
     "empty weights": (lambda folder: (folder / SAFE).write_bytes(b""), f"{SAFE} cannot be read.*cut off"),
     "cut weights": (lambda folder: cut(folder / SAFE, 0.9), f"{SAFE} cannot be read.*cut off"),

@@ -141,7 +141,9 @@ METHODS = {
     "add_adapter": "self, adapter_name, config=None, overwrite_ok=False, set_active=False",
     "add_classification_head": "self, head_name, num_labels=2, layers=2, activation_function='tanh', "
     "overwrite_ok=False, multilabel=False, id2label=None, use_pooler=False",
+    "add_embeddings": "self, name, tokenizer, reference_embedding=None, reference_tokenizer=None, embedding_dim=None",
     "delete_adapter": "self, adapter_name",
+    "delete_embeddings": "self, name",
     "delete_head": "self, head_name",
     "freeze_model": "self, freeze=True",
     "get_adapter": "self, name",
@@ -153,15 +155,18 @@ METHODS = {
     "with_head=True, custom_weights_loaders=None, leave_out=None, id2label=None, set_active=False, "
     "use_safetensors=False",
     "merge_adapter": "self, name",
+    "load_embeddings": "self, path, name",
     "load_head": "self, save_directory, load_as=None, id2label=None, use_safetensors=False",
     "reset_adapter": "self",
     "save_adapter": "self, save_directory, adapter_name, with_head=True, meta_dict=None, custom_weights_loaders=None, "
     "use_safetensors",
     "save_all_adapters": "self, save_directory, with_head=True, meta_dict=None, custom_weights_loaders=None, "
     "use_safetensors",
+    "save_embeddings": "self, path, name, tokenizer=None",
     "save_head": "self, save_directory, head_name=None, use_safetensors",
     "save_pretrained": "self, save_directory, **kwargs",
     "set_active_adapters": "self, adapter_setup, skip_layers=None",
+    "set_active_embeddings": "self, name",
     "supports_adapter": "self, type_or_config",
     "train_adapter": "self, adapter_setup, train_embeddings=False",
 }
@@ -317,7 +322,9 @@ def test_methods_take_the_calls_of_adapterhub(method: str, expected: str) -> Non
 
 
 @pytest.mark.parametrize(
-    "name", ["active_adapters", "active_head", "model_name", "adapters_config", "adapter_interface"]
+    "name",
+    ["active_adapters", "active_embeddings", "active_head", "adapter_interface", "adapters_config", "loaded_embeddings"]
+    + ["model_name"],
 )
 def test_properties_of_adapterhub(name: str) -> None:
     assert isinstance(inspect.getattr_static(MODEL, name), property)

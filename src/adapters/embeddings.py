@@ -8,7 +8,6 @@ Shapes: V tokens of a vocabulary, D size of an embedding.
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -265,16 +264,22 @@ def token_embeddings(model: nn.Module, registry: AdapterRegistry) -> nn.Embeddin
     Raises:
         ValueError: it has none, or none of tokens.
     """
-    found: nn.Module | None = None
-    if isinstance(model, PreTrainedModel):
-        with contextlib.suppress(AttributeError, NotImplementedError):  # so transformers says that there are none
-            found = model.get_input_embeddings()
-    elif registry.anatomy.embedding_tower is not None and registry.anatomy.embedding_tower.embeddings is not None:
-        found = registry.base.get_submodule(registry.anatomy.embedding_tower.embeddings.path)
-    if not isinstance(found, nn.Embedding):
-        what = "none" if found is None else f"a {type(found).__name__}"
-        raise ValueError(f"{type(model).__name__} has no embeddings of tokens: its input embeddings are {what}.")
-    return found
+    found = [_input_embeddings(m) for m in model.modules() if isinstance(m, PreTrainedModel)]
+    tower = registry.anatomy.embedding_tower
+    if not isinstance(model, PreTrainedModel) and tower is not None and tower.embeddings is not None:
+        found.append(registry.base.get_submodule(tower.embeddings.path))
+    table = next((module for module in found if isinstance(module, nn.Embedding)), None)
+    if table is None:
+        kinds = ", ".join(dict.fromkeys(f"a {type(m).__name__}" for m in found if m is not None)) or "none"
+        raise ValueError(f"{type(model).__name__} has no embeddings of tokens: its input embeddings are {kinds}.")
+    return table
+
+
+def _input_embeddings(model: PreTrainedModel) -> nn.Module | None:
+    try:
+        return cast("nn.Module | None", model.get_input_embeddings())
+    except (AttributeError, NotImplementedError):  # so transformers says that there are none, or only in its parts
+        return None
 
 
 def _current(model: nn.Module, registry: AdapterRegistry) -> Vocabulary:

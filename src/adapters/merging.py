@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from .anatomy.parts import Experts, Matrix, WholeModule
 from .methods.base import Placement, SharedParameters, WeightMap
-from .methods.copies import ModuleCopy
+from .methods.copies import ModuleCopy, ModuleTwin
 from .methods.experts import ExpertsAdapter
 from .methods.weights import is_dense
 
@@ -140,7 +140,9 @@ class MergedAdapters:
         return parameter
 
     def _check(self, name: str, placements: Sequence[Placement], model: nn.Module, output: nn.Module | None) -> None:
-        others = [p for p in placements if not isinstance(p.module, SharedParameters) and not self._slots(p)]
+        # A twin reads the parameters that are copied elsewhere, and has none itself.
+        helpers = (SharedParameters, ModuleTwin)
+        others = [p for p in placements if not isinstance(p.module, helpers) and not self._slots(p)]
         if others or not any(p.point is not None for p in placements):
             kinds = ", ".join(dict.fromkeys(f"{type(p.module).__name__} ({p.location})" for p in others))
             raise ValueError(

@@ -710,6 +710,9 @@ class ModelAdaptersMixin(nn.Module):
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if not OpenSetups.count:
+            # Both ways are the same: asked for is only that a graph made without any hook is not used with some.
+            if self._adapter_registry.table.is_in_use:
+                return super().__call__(*args, **kwargs)
             return super().__call__(*args, **kwargs)
         with self._setup_in_use():
             return super().__call__(*args, **kwargs)

@@ -636,7 +636,9 @@ def _is_expert(path: str, module: nn.Module) -> bool:
     if "shared" in path.lower():
         return False
     is_named = bool(_EXPERTS_NAME.search(path) or _EXPERTS_NAME.search(type(module).__name__))
-    return is_named and (any(p.ndim == 3 for p in module.parameters()) or bool(re.search(r"experts\.\d+", path)))
+    matrices = [p for p in module.parameters() if p.ndim >= 2]
+    is_fused = len(matrices) > 1 or any(p.ndim == 3 for p in matrices)  # DBRX has those of all experts in one row
+    return is_named and (is_fused or bool(re.search(r"experts\.\d+", path)))
 
 
 def _flat(value: object) -> list[Value]:

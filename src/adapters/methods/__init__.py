@@ -51,7 +51,8 @@ def placements_of(config: AdapterConfig, anatomy: Anatomy, base: nn.Module) -> l
     Raises:
         ValueError: the model has no layers that were found, or the configuration cannot be met by it.
     """
-    if not anatomy.layers and config.get("target_modules") is None:  # modules that are named need no layers
+    is_named = any(config.get(field) is not None for field in ("target_modules", "modules"))
+    if not anatomy.layers and not is_named:  # modules that are named need no layers
         raise ValueError(
             f"No adapter can be added to this {anatomy.model_class}: not found is {', '.join(anatomy.missing)}. "
             "Describe the model with an AdapterModelInterface: adapters.init(model, interface=...)."

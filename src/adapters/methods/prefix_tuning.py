@@ -107,7 +107,7 @@ class PrefixPool(SharedModule, Keeper):
         return tuple(itertools.chain.from_iterable(group.shares() for group in self.groups))
 
     def _lasting_shares(self) -> tuple[Tensor, ...]:
-        """What is kept has the type of the weights, also if it is first needed in a block with another one."""
+        """What is kept: in memory as keys are, so that it is quick to copy, and of the type of the weights."""
         with torch.autocast(next(self.parameters()).device.type, enabled=False):
             return tuple(s.transpose(1, 2).contiguous().transpose(1, 2) for s in self._shares())
 
@@ -145,7 +145,7 @@ class Prefix(PrefixMap):
 
     def prefix(self, shares: tuple[Tensor, ...], hidden: Tensor | None) -> tuple[Tensor, Tensor]:
         """See `PrefixMap.prefix`."""
-        keys, values = shares[self.number], shares[self.number + 1]
+        keys, values = shares[self.number : self.number + 2]
         if hidden is None or not self.reads_hidden:
             return keys, values
         gate = torch.sigmoid(nn.functional.linear(hidden, self.weight, self.bias)).mean(dim=1)

@@ -98,7 +98,7 @@ class ReftMethod(Method):
             )
         placements = []
         with seeded(config.init_weights_seed):
-            for layer, point in layer_outputs(anatomy):
+            for layer, point in layer_outputs(anatomy, base):
                 if config.layers != "all" and layer.number not in config.layers:
                     continue
                 if config.orthogonality and config.r > point.size:

@@ -48,16 +48,19 @@ class Prefixes:
         """Whether any depends on the hidden states."""
         return any(prefix.reads_hidden for prefix, _ in self.prefixes)
 
-    def keys_and_values(self, hidden: Tensor | None, like: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        """Keys and values of each, (B, K, P, d).
+    def keys_and_values(self, hidden: Tensor | None, like: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        """Keys of each, and values of each, (B, K, P, d).
 
         Args:
             hidden: The hidden states, if they are read. Shape: (B, T, D).
             like: A tensor with their number of rows, device and type.
         """
-        for prefix, value in self.prefixes:
-            key, value_ = prefix.prefix(value.get() or prefix.pool.shares(), hidden)
-            yield _fitted(key, like), _fitted(value_, like)
+        keys, values = [], []
+        for prefix, shared in self.prefixes:
+            own = prefix.prefix(shared.get() or prefix.pool.shares(), hidden)
+            keys.append(fitted(own[0], like))
+            values.append(fitted(own[1], like))
+        return keys, values
 
 
 class AttendWithPrefixes:
@@ -100,17 +103,16 @@ class AttendWithPrefixes:
         """What the module calls instead of an attention function. Shapes: (B, K, S, d) for keys and values."""
         check(implementation, attention_mask, arguments)
         hidden = self.hidden.see() if self.hidden is not None else None
-        pairs = [*self.prefixes.keys_and_values(hidden, key), (key, value)]
-        length = sum(pair[0].shape[2] for pair in pairs[:-1])
-        bias = arguments.get("position_bias")
-        if bias is not None:
-            arguments["position_bias"] = self.extended(bias, length)
+        keys, values = self.prefixes.keys_and_values(hidden, key)
+        length = sum([prefix.shape[2] for prefix in keys])
+        if arguments.get("position_bias") is not None:
+            arguments["position_bias"] = self.extended(arguments["position_bias"], length)
         if attention_mask is not None:
             attention_mask = with_prefix(attention_mask, length)
         elif query.shape[2] > 1 and is_causal_by_flag(implementation, module, arguments):
             attention_mask = causal_mask(query, key, length)
-        keys, values = (joined(tensors) for tensors in zip(*pairs, strict=True))
-        return function(module, query, keys, values, attention_mask, **arguments)
+        key, value = torch.cat([*keys, key], dim=2), torch.cat([*values, value], dim=2)
+        return function(module, query, key, value, attention_mask, **arguments)
 
     def extended(self, bias: Tensor, length: int) -> Tensor:
         """Biases of relative positions, also for prefixes. Shape: (1, H, T, S) to (1, H, T, P + S)."""
@@ -177,10 +179,9 @@ class AttendWithScores:
 
     def __call__(self, module: nn.Module, inputs: tuple[Any, ...], arguments: dict[str, Any]) -> Any:
         hidden = hidden_states(self.first, inputs, arguments)
-        pairs = list(self.prefixes.keys_and_values(hidden, hidden))
-        keys, values = (torch.cat(tensors, dim=2) for tensors in zip(*pairs, strict=True))
+        keys, values = self.prefixes.keys_and_values(hidden, hidden)
         assert self.core.scale is not None
-        with PrefixedScores(keys, values, self.core.scale):
+        with PrefixedScores(torch.cat(keys, dim=2), torch.cat(values, dim=2), self.core.scale):
             return self.attention.forward(module, *inputs, **arguments)
 
 
@@ -207,17 +208,8 @@ def first_parameter(attention: type[nn.Module]) -> str:
     return list(inspect.signature(attention.forward).parameters)[1]
 
 
-def joined(tensors: Sequence[Tensor]) -> Tensor:
-    """Several keys, or values, one behind the other. Shape: (B, K, …, d), kept but for the positions.
-
-    Where the projection of a model has left heads side by side, as prefixes have them too, whole tokens are copied.
-    """
-    last = tensors[-1]
-    if torch.compiler.is_compiling() or last.stride(1) > last.stride(2):
-        return torch.cat(tensors, dim=2)
-    return torch.cat([tensor.transpose(1, 2) for tensor in tensors], dim=1).transpose(1, 2)
-
-
-def _fitted(prefix: Tensor, like: Tensor) -> Tensor:
+def fitted(prefix: Tensor, like: Tensor) -> Tensor:
     """With the rows, device and type of numbers of another tensor. Shape: (1 or B, K, P, d) to (B, K, P, d)."""
-    return prefix.to(like.device, like.dtype).expand(like.shape[0], -1, -1, -1)
+    if prefix.dtype != like.dtype or prefix.device != like.device:
+        prefix = prefix.to(like.device, like.dtype)
+    return prefix if prefix.shape[0] == like.shape[0] else prefix.expand(like.shape[0], -1, -1, -1)

@@ -40,6 +40,8 @@ class Entry:
         length: Their number P.
         own_mask: The attention mask as it was given.
         mask: The longer one.
+        rows: Number of rows of tokens B.
+        columns: Number of columns P + T.
         is_done: Whether they have been put in.
     """
 
@@ -48,6 +50,8 @@ class Entry:
     length: int
     own_mask: Tensor | None = None
     mask: Tensor | None = None
+    rows: int = 0
+    columns: int = 0
     is_done: bool = False
 
 
@@ -122,6 +126,7 @@ class LengthenCall:
             longer["attention_mask"] = where.pairs(mask)
         entry = Entry(module, None if past else where, prompts.length, given.get("attention_mask"))
         entry.mask = longer.get("attention_mask")
+        entry.rows, entry.columns = text[..., 0].numel(), text.shape[-1] + prompts.length
         if not past:
             for name in _ANSWERS:
                 if isinstance(given.get(name), Tensor):
@@ -262,6 +267,11 @@ class PutInPlaceOfTokens:
         entry = self.prompts.entry.get()
         if entry is None or entry.insertion is None or entry.is_done:
             return None
+        if output.ndim != 3 or output.shape[0] != entry.rows or output.shape[1] < entry.columns:
+            raise ValueError(
+                f"{type(entry.owner).__name__} embeds tokens in the shape {tuple(output.shape)}, where "
+                f"({entry.rows}, {entry.columns}, size) was expected: prompts cannot be put into them."
+            )
         entry.is_done = True
         return entry.insertion.replace(output, self.prompts.vectors(output))
 
@@ -282,12 +292,13 @@ class LengthenMemory:
         self, module: nn.Module, inputs: tuple[Any, ...], arguments: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         given = self.signature.named(inputs, arguments)
-        mask, memory = given.get("encoder_attention_mask"), given.get("encoder_hidden_states")
+        name = "encoder_padding_mask" if "encoder_padding_mask" in given else "encoder_attention_mask"
+        mask, memory = given.get(name), given.get("encoder_hidden_states")
         prompts = self.prompts
         if mask is None or memory is None or mask.ndim != 2 or mask.shape[1] + prompts.length != memory.shape[1]:
             return None
         where = insertion(mask, prompts.length, prompts.follow_first)
-        return (), {**given, "encoder_attention_mask": where.insert(mask, 1)}
+        return (), {**given, name: where.insert(mask, 1)}
 
 
 def prompt_steps(

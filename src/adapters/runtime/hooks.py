@@ -127,6 +127,8 @@ class HookTable:
 
     def __init__(self) -> None:
         self.active = Routing()
+        self.is_in_use = False
+        """Whether any hook is registered. Compiled graphs guard it: torch by itself overlooks a model's first hooks."""
         self._hooks: dict[HookPoint, _Hook] = {}
 
     @property
@@ -165,6 +167,7 @@ class HookTable:
                 hook = self._hooks[point] = _Hook(self, point)
                 hook.register()
             hook.users += 1
+        self.is_in_use = bool(self._hooks)
 
     def _release(self, routing: Routing) -> None:
         for point in routing.steps:
@@ -173,6 +176,7 @@ class HookTable:
             if hook.users == 0:
                 hook.remove()
                 del self._hooks[point]
+        self.is_in_use = bool(self._hooks)
 
 
 class ReplayedCheckpoint:

@@ -17,9 +17,11 @@ def check(implementation: str | None, mask: Any, arguments: dict[str, Any]) -> N
     Raises:
         NotImplementedError: it is one of them.
     """
-    is_flash = implementation is not None and "flash" in implementation
+    if "cache" not in arguments and (implementation == "sdpa" or implementation == "eager"):
+        return  # nearly always
     if arguments.get("cache") is not None:
         raise NotImplementedError("Prefix tuning and continuous batching (a paged cache) cannot be used together.")
+    is_flash = implementation is not None and "flash" in implementation
     if implementation == "flex_attention" or not (mask is None or isinstance(mask, Tensor)):
         wrong = "flex_attention"
     elif is_flash and arguments.get("sliding_window") is not None:
