@@ -90,8 +90,17 @@ def test_golden(case: dict[str, Any], replay: Any, shared: Path) -> None:
 
 def _in_our_names(wanted: dict[str, Any], ours: dict[str, Any]) -> dict[str, Any]:
     """The gradients under the names that the parameters have in transformers 5."""
+    wanted = {_as_prefix(name, ours): value for name, value in wanted.items()}
     for model_type in ("", "vit", "beit", "clip_text_model", "clip"):
         renamed = matched(wanted, ours, model_type)
         if renamed.keys() <= ours.keys():
             return renamed
     return wanted
+
+
+def _as_prefix(name: str, ours: dict[str, Any]) -> str:
+    """Prefixes were named by the first layer that uses them: `encoder.layer.0 … pool.prefix_tunings.a.self_prefix`."""
+    path, pool, tail = name.partition(".prefix_tuning.pool.")
+    hosts = [n.removesuffix(f"prefix_tuning.{tail}") for n in ours if pool and n.endswith(f"prefix_tuning.{tail}")]
+    host = max((host for host in hosts if path.startswith(host)), key=len, default=None)
+    return name if host is None else f"{host}prefix_tuning.{tail}"

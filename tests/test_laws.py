@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import pickle
 import warnings
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -66,9 +66,16 @@ CORE = ("bert", "gpt2", "llama", "t5", "vit")
 CASES = [(n, p) for n in models.NAMES for p in PRESETS if (n, p) not in IMPOSSIBLE]
 
 
-def cases(names: Sequence[str], presets: Sequence[str]) -> pytest.MarkDecorator:
+def cases(
+    names: Sequence[str],
+    presets: Sequence[str],
+    everywhere: Collection[str] = frozenset(FIRST),
+    core: Collection[str] = CORE,
+) -> pytest.MarkDecorator:
+    """The pairs that can be. Quick are those of the presets that are tried everywhere, and of the core's models."""
+
     def param(name: str, preset: str) -> ParameterSet:
-        is_quick = preset in FIRST or name in CORE
+        is_quick = preset in everywhere or name in core
         return pytest.param(name, preset, marks=() if is_quick else pytest.mark.slow, id=f"{name}-{preset}")
 
     return pytest.mark.parametrize(("name", "preset"), [param(n, p) for n in names for p in presets if (n, p) in CASES])
@@ -270,7 +277,7 @@ def test_threads_do_not_mix(name: str, preset: str) -> None:
     assert adapters.runtime.hooks._Borrowed.count == 0
 
 
-@cases([n for n in models.NAMES if n not in ("mixtral", "whisper")], TRACED)
+@cases([n for n in models.NAMES if n not in ("mixtral", "whisper")], TRACED, {"lora[r=2]"}, {"bert", "llama"})
 def test_compiled_is_eager(name: str, preset: str) -> None:
     torch._dynamo.reset()
     model = with_adapter(name, preset)

@@ -323,8 +323,10 @@ def test_methods_take_the_calls_of_adapterhub(method: str, expected: str) -> Non
 
 @pytest.mark.parametrize(
     "name",
-    ["active_adapters", "active_embeddings", "active_head", "adapter_interface", "adapters_config", "loaded_embeddings"]
-    + ["model_name"],
+    [
+        *("active_adapters", "active_embeddings", "active_head", "adapter_interface", "adapters_config"),
+        *("loaded_embeddings", "model_name"),
+    ],
 )
 def test_properties_of_adapterhub(name: str) -> None:
     assert isinstance(inspect.getattr_static(MODEL, name), property)

@@ -18,7 +18,7 @@ from .methods import AdapterModule, Placement, placements_of
 from .runtime.calls import Calls
 from .runtime.hooks import HookPoint, HookTable, Routing, Step
 from .runtime.invertible import invertible_steps
-from .runtime.modules import tied_steps
+from .runtime.modules import tied_steps, with_folded_biases
 from .runtime.steps import joined, rank, steps_at
 
 
@@ -252,7 +252,8 @@ class AdapterRegistry:
             if len(self._compiled) >= 64:  # setups come and go in a server
                 self._compiled.clear()
             adapters = [self._without_merged(self[name], skip_layers) for name in names_in_order(setup)]
-            self._compiled[key] = Routing(joined(list(self._steps_of(adapters, skip_layers))))
+            steps = joined(list(self._steps_of(adapters, skip_layers)))
+            self._compiled[key] = Routing(with_folded_biases(steps))
         return self._compiled[key]
 
     def _without_merged(self, adapter: Adapter, skip_layers: Sequence[int]) -> Adapter:

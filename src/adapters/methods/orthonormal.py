@@ -23,7 +23,7 @@ def without_autocast(compute: Callable[[Any], Tensor]) -> Callable[[Any], Tensor
     @functools.wraps(compute)
     def computed(self: Rows) -> Tensor:
         with torch.autocast(self.trained().device.type, enabled=False):
-            return compute(self)
+            return compute(self).contiguous()  # how numbers lie in memory decides how products are rounded
 
     return computed
 

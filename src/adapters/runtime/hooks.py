@@ -122,6 +122,12 @@ class _Forward:
         return self.own(*args, **kwargs) if self.own is not None else type(module).forward(module, *args, **kwargs)
 
 
+def own_forward(module: nn.Module) -> Any:
+    """The `forward` that others have set on a module itself, or None."""
+    forward = module.__dict__.get("forward")
+    return forward.own if isinstance(forward, _Forward) else forward
+
+
 class HookTable:
     """The hooks of one model."""
 

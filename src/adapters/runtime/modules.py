@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MethodType
 from typing import Any, cast
 
 from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
 from ..anatomy.parts import WholeModule
 from ..methods.base import LinearMap, ModuleMap, Placement
+from ..methods.bitfit import BiasShift
 from ..methods.copies import ModuleCopy
+from ..methods.weights import is_dense
 from .calls import Calls
-from .hooks import HookPoint, Step
+from .hooks import HookPoint, Step, own_forward
 
 
 @dataclass
@@ -61,6 +65,23 @@ class ProjectToCopy:
         return nn.functional.linear(x, weight, module._parameters["bias"])
 
 
+@dataclass
+class FoldBias:
+    """Instead of a linear layer: the same with the changed bias, which costs less than to change what it gives.
+
+    Shapes: I inputs, O outputs of the layer.
+    """
+
+    shift: BiasShift
+    is_transposed: bool
+
+    def __call__(self, module: nn.Module, inputs: tuple[Any, ...], arguments: dict[str, Any]) -> Tensor:
+        own = module._parameters
+        weight, bias = cast(Tensor, own["weight"]), self.shift.merged_bias(cast(Tensor, own["bias"]))
+        x = inputs[0] if inputs else next(iter(arguments.values()))
+        return nn.functional.linear(x, weight.mT if self.is_transposed else weight, bias)
+
+
 def module_steps(
     base: nn.Module, point: WholeModule, maps: Sequence[nn.Module], calls: Calls
 ) -> Iterator[tuple[HookPoint, Step]]:
@@ -73,6 +94,24 @@ def module_steps(
     changes = [m for m in maps if isinstance(m, LinearMap)]
     last = copies[-1] if copies else None
     yield place, ChangeModule(last, changes) if changes or last is None else ReplaceModule(last)
+
+
+def with_folded_biases(steps: Mapping[HookPoint, Step]) -> dict[HookPoint, Step]:
+    """The same steps, but that what changes nothing of a plain linear layer but its bias acts within it."""
+    folded: dict[HookPoint, Step] = {}
+    for (module, when), step in steps.items():
+        shift = step.__self__ if when == "after" and isinstance(step, MethodType) else None
+        if isinstance(shift, BiasShift) and (module, "instead") not in steps and _is_plain_linear(module):
+            folded[module, "instead"] = FoldBias(shift, isinstance(module, Conv1D))
+        else:
+            folded[module, when] = step
+    return folded
+
+
+def _is_plain_linear(module: nn.Module) -> bool:
+    """Whether a module computes W x + b and no more: no layer of a quantiser, and nothing that others put around it."""
+    is_plain = type(module) in (nn.Linear, Conv1D) and is_dense(module._parameters["weight"])
+    return is_plain and own_forward(module) is None
 
 
 def tied_steps(
