@@ -211,7 +211,9 @@ def test_files_hold_the_rows(dtype: torch.dtype, tmp_path: Path) -> None:
     model.save_adapter(tmp_path, "a")
     tensors = load_file(tmp_path / "adapter.safetensors")
     assert {name.rpartition("units.")[2] for name in tensors} == {
-        f"{unit}.{name}" for unit in (0, 1) for name in ("learned_source.weight", "learned_source.bias", "projection.weight")
+        f"{unit}.{name}"
+        for unit in (0, 1)
+        for name in ("learned_source.weight", "learned_source.bias", "projection.weight")
     }
     rows = tensors["encoder.layer.0.reft_layer.refts.a.units.0.projection.weight"].float()
     assert torch.allclose(rows @ rows.T, torch.eye(2), atol=1e-5 if dtype == torch.float32 else 2e-2)
@@ -221,7 +223,9 @@ def test_files_hold_the_rows(dtype: torch.dtype, tmp_path: Path) -> None:
     fresh.load_adapter(tmp_path, set_active=True)
     for mode in (True, False):
         with torch.no_grad():
-            first, second = (m.train(mode).get_adapter("a")[1]["output_reft"].units[1].projection() for m in (model, fresh))
+            first, second = (
+                m.train(mode).get_adapter("a")[1]["output_reft"].units[1].projection() for m in (model, fresh)
+            )
         assert torch.equal(first, second)
 
 
@@ -238,7 +242,9 @@ def written_by_1_3(folder: Path, target: Path, r: int) -> dict[str, Tensor]:
             original.add_(0.5 * torch.randn_like(original).triu(1))
         stem = name.removesuffix("weight")
         tensors[f"{stem}parametrizations.weight.original"] = original.detach().clone()
-        tensors[f"{stem}parametrizations.weight.0.base"] = base.clone(memory_format=torch.contiguous_format).contiguous()
+        tensors[f"{stem}parametrizations.weight.0.base"] = base.clone(
+            memory_format=torch.contiguous_format
+        ).contiguous()
         rows[name] = layer.weight.detach().clone()
     target.mkdir()
     save_file(tensors, target / "adapter.safetensors")
@@ -270,9 +276,10 @@ def test_files_of_1_3(tmp_path: Path) -> None:
     for copied in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
         assert all(map(torch.equal, models.outputs(copied, "bert"), outputs))
     model.save_adapter(tmp_path / "again", "a")
-    assert load_file(tmp_path / "again" / "adapter.safetensors").keys() == load_file(
-        tmp_path / "new" / "adapter.safetensors"
-    ).keys()
+    assert (
+        load_file(tmp_path / "again" / "adapter.safetensors").keys()
+        == load_file(tmp_path / "new" / "adapter.safetensors").keys()
+    )
     fresh = models.adapted("bert")
     fresh.load_adapter(tmp_path / "again", set_active=True)
     assert all(map(torch.equal, models.outputs(fresh, "bert"), outputs))
@@ -360,7 +367,8 @@ def test_type_of_numbers() -> None:
     assert {p.dtype for p in models.parameters(model, "a")} == {torch.bfloat16}
     wide = adapted("bert", "loreft", prefix_positions=6)
     assert all(
-        torch.allclose(a, b, atol=0.1) for a, b in zip(models.outputs(model, "bert"), models.outputs(wide, "bert"), strict=True)
+        torch.allclose(a, b, atol=0.1)
+        for a, b in zip(models.outputs(model, "bert"), models.outputs(wide, "bert"), strict=True)
     )
     with torch.autocast("cpu", torch.bfloat16), torch.no_grad():  # rows are not of the type that others are cast to
         wide(**models.inputs("bert"))

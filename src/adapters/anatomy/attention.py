@@ -53,7 +53,7 @@ def attention_core(anatomy: Anatomy, base: nn.Module, layer: Layer, sublayer: Su
             f"{anatomy.model_class}). Leave layer {layer.number} out (leave_out), or use another method."
         )
     heads //= facts.get("num_key_value_groups", 1)  # within attention functions, heads of keys are repeated so often
-    scale = WRITTEN_OUT[_name(module)](module) if _name(module) in WRITTEN_OUT else None
+    scale = None if calls_interface(module) else WRITTEN_OUT[_name(module)](module)
     biased_by = _biased_by(base, anatomy, layer, path) if sublayer.kind == "attention" else None
     return AttentionCore(path, sublayer.kind, layer.index, heads, key_size, value_size, scale, biased_by)
 
@@ -66,7 +66,7 @@ def calls_interface(module: nn.Module) -> bool:
 def _computing_module(base: nn.Module, layer: Layer, sublayer: Sublayer) -> str | None:
     for path in _candidates(layer, sublayer):
         module = base.get_submodule(path)
-        if _name(module) in WRITTEN_OUT or calls_interface(module):
+        if calls_interface(module) or _name(module) in WRITTEN_OUT:
             return path
     return None
 
@@ -132,7 +132,7 @@ def _bloom(module: Any) -> float:
 
 
 # Attention modules that compute attention themselves, as softmax(s · q kᵀ + …) v by two products of batches of matrices
-# and a softmax; and s, what the first product is multiplied with.
+# and a softmax; and s, what the first product is multiplied with. Some did so in earlier releases of transformers only.
 WRITTEN_OUT: dict[str, Callable[[Any], float]] = {
     "modeling_bloom.BloomAttention": _bloom,
     "modeling_codegen.CodeGenAttention": _gptj,
@@ -146,9 +146,11 @@ WRITTEN_OUT: dict[str, Callable[[Any], float]] = {
     "modeling_megatron_bert.MegatronBertSelfAttention": _scaled_after,
     "modeling_mobilevit.MobileViTSelfAttention": _scaled_after,
     "modeling_mpnet.MPNetSelfAttention": _scaled_after,
+    "modeling_mt5.MT5Attention": _scaled_before,
     "modeling_mvp.MvpAttention": _scaled_before,
     "modeling_rembert.RemBertSelfAttention": _scaled_after,
     "modeling_roformer.RoFormerSelfAttention": _scaled_after,
+    "modeling_t5.T5Attention": _scaled_before,
     "modeling_tapas.TapasSelfAttention": _scaled_after,
     "modeling_trocr.TrOCRAttention": _scaled_before,
     "modeling_xglm.XGLMAttention": _scaled_before,

@@ -97,8 +97,8 @@ def input_embeddings(anatomy: Anatomy, base: nn.Module) -> InputEmbeddings:
     tap = _PLACES.get(model_type, tower.embeddings)
     if model_type in _WITHOUT_ROW or (tokens is None and (tap is None or _has_places(base, tower))):
         raise ValueError(
-            f"This {anatomy.model_class} has no row of embeddings that a prompt could be put into: its layers depend on "
-            "where each position is, or embed no tokens. Use prefix_tuning or lora."
+            f"This {anatomy.model_class} has no row of embeddings that a prompt could be put into: its layers depend "
+            "on where each position is, or embed no tokens. Use prefix_tuning or lora."
         )
     if tokens is None and tap is not None:
         size = tower.embedding_size if tap.side == "output" else tower.size
@@ -114,7 +114,9 @@ def input_embeddings(anatomy: Anatomy, base: nn.Module) -> InputEmbeddings:
 def _has_places(base: nn.Module, tower: Tower) -> bool:
     """Whether the layers of a tower know the places of positions in an image, so that there is none for others."""
     sizes = {s.size for layer in tower.layers for s in layer.sublayers}
-    inner = [(name, module) for layer in tower.layers for name, module in base.get_submodule(layer.path).named_modules()]
+    inner = [
+        (name, module) for layer in tower.layers for name, module in base.get_submodule(layer.path).named_modules()
+    ]
     has_table = any("relative_position" in name or "attention_biases" in vars(m)["_parameters"] for name, m in inner)
     return len(sizes) > 1 or has_table or any(isinstance(m, nn.Conv2d) for _, m in inner)
 

@@ -86,7 +86,11 @@ def load(
     data = read_json(folder / ADAPTER_CONFIG)
     saved_name = data.get("name")
     if not isinstance(data.get("config"), (dict, str)) or not isinstance(saved_name, str):
-        hint = " It is a PEFT adapter, which needs that library: pip install adapters[peft]." if "peft_type" in data else ""
+        hint = (
+            " It is a PEFT adapter, which needs that library: pip install adapters[peft]."
+            if "peft_type" in data
+            else ""
+        )
         raise AdapterFileError(f"{folder / ADAPTER_CONFIG} has no 'config' and 'name'.{hint}")
     tensors = read_tensors(folder, ADAPTER_WEIGHTS, safetensors_only)
     if config is None:

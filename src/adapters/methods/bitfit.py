@@ -1,7 +1,7 @@
 """BitFit (Ben Zaken et al. 2022, arXiv:2106.10199): y = W x + b becomes y + Δb, with Δb = 0 at first.
 
-The biases of the linear layers and of the norms within the layers are meant. In files Δb is named
-`<module>.bitfit.<adapter>.bias`.
+The biases of the linear layers and of the norms within the layers are meant, if these add them themselves. In files Δb
+is named `<module>.bitfit.<adapter>.bias`.
 
 Shapes: I inputs, O outputs of a linear layer; both are D for a norm.
 """
@@ -17,7 +17,7 @@ from ..anatomy.matrices import matrix_at
 from ..anatomy.parts import Anatomy, Layer, Matrix, WholeModule
 from ..configuration import BitFitConfig
 from .base import Method, Placement, WeightMap
-from .copies import is_vector_norm, owners_in_layer
+from .copies import is_vector_norm, owners_in_layer, read_by_parent
 
 
 class BiasShift(WeightMap):
@@ -67,7 +67,8 @@ def _placements(config: BitFitConfig, anatomy: Anatomy, base: nn.Module) -> Iter
         for path, module in owners_in_layer(layer, base).items():
             bias = module._parameters.get("bias")
             point = _point(module, path, layer, base)
-            if bias is not None and bias.ndim == 1 and point is not None and id(module) not in seen:
+            is_read = "bias" in read_by_parent(path, base)  # what is added after the module would be no change of it
+            if bias is not None and bias.ndim == 1 and point is not None and not is_read and id(module) not in seen:
                 seen.add(id(module))
                 location = f"{path.removeprefix(f'{layer.path}.')}.bitfit"
                 yield Placement(path, "bitfit", location, layer.index, BiasShift(len(bias)), point)

@@ -108,29 +108,42 @@ def copies_of(modules: Mapping[str, nn.Module], base: nn.Module) -> dict[str, Mo
     for path, module in modules.items():
         parent_path, _, name = path.rpartition(".")
         parent = base.get_submodule(parent_path)
-        reads = _reads(cast(Any, type(parent)))
-        read = [parameter for child, parameter in reads if child == name]
-        if not any(parameter in module._parameters for parameter in read):
+        read = read_by_parent(path, base)
+        if not read & module._parameters.keys():
             continue
         if not isinstance(parent, PreTrainedModel):
             found.setdefault(parent_path, ModuleTwin(parent)).exchange(name, found[path].twin)
-        elif (name, "") not in reads:
+        elif CALLED not in read:
             raise ValueError(
                 f"{path} cannot be copied for an adapter: {type(parent).__name__} reads its {', '.join(read)} itself."
             )
     return found
 
 
+CALLED = "()"
+
+
+def read_by_parent(path: str, base: nn.Module) -> set[str]:
+    """What the module around a module reads of it, as in `self.conv1d.weight`, and `CALLED` if it calls it.
+
+    Args:
+        path: Path of the module that is read.
+        base: The base model.
+    """
+    parent, _, name = path.rpartition(".")
+    return {read for child, read in _reads(cast(Any, type(base.get_submodule(parent)))) if child == name}
+
+
 @functools.cache
 def _reads(kind: type[nn.Module]) -> frozenset[tuple[str, str]]:
-    """What the code of a class reads of its sub-modules, as in `self.conv1d.weight`, or "" for one that it calls."""
+    """What the code of a class reads of its sub-modules, by their names."""
     found: set[tuple[str, str]] = set()
     for owner in kind.__mro__[: kind.__mro__.index(nn.Module)]:
         for name, method in vars(owner).items():
             if inspect.isfunction(method) and not re.search(r"init|resize|tie|reset", name):
                 source = _source(method)
                 found |= set(re.findall(r"(?<!isinstance\()self\.(\w+)\.(\w+)\b(?!\.(?:dtype|device|shape))", source))
-                found |= {(name, "") for name in re.findall(r"self\.(\w+)\(", source)}
+                found |= {(name, CALLED) for name in re.findall(r"self\.(\w+)\(", source)}
     return frozenset(found)
 
 

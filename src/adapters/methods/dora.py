@@ -86,7 +86,8 @@ class Magnitude(Keeper):
 
 def _squares(weight: Tensor) -> Tensor:
     """The squared norms of the rows. Shape: (O, I) to (O,)."""
-    return torch.linalg.vector_norm(weight, dim=1, dtype=torch.promote_types(weight.dtype, torch.float32)).square()
+    norms: Tensor = torch.linalg.vector_norm(weight, dim=1, dtype=torch.promote_types(weight.dtype, torch.float32))
+    return norms.square()
 
 
 def _root(squares: Tensor) -> Tensor:

@@ -88,7 +88,10 @@ class GLOWCouplingBlock(Invertible):
         return torch.cat([first, second], dim=-1)
 
 
-COUPLINGS: dict[str, type[NICECouplingBlock] | type[GLOWCouplingBlock]] = {"nice": NICECouplingBlock, "glow": GLOWCouplingBlock}
+COUPLINGS: dict[str, type[NICECouplingBlock] | type[GLOWCouplingBlock]] = {
+    "nice": NICECouplingBlock,
+    "glow": GLOWCouplingBlock,
+}
 
 
 def _half(size: int) -> int:

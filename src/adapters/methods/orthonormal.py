@@ -58,7 +58,8 @@ class Rows(nn.Module, ABC):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Rows:
         self._kept.forget()
-        return super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        return self
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
         with torch.no_grad():
@@ -160,7 +161,8 @@ class HouseholderRows(Rows):
         vectors = original.to(dtype).mT.tril(-1)
         scales = 2 / (1 + vectors.square().sum(0))
         columns = torch.linalg.householder_product(vectors, scales) * self.signs.to(dtype)
-        return (self.base.to(dtype) @ columns).mT.to(original.dtype)
+        rows: Tensor = (self.base.to(dtype) @ columns).mT
+        return rows.to(original.dtype)
 
     def state_dict(self, *args: Any, **kwargs: Any) -> Any:
         """Only the rows."""
@@ -197,4 +199,5 @@ class HouseholderRows(Rows):
 def _orthonormalised(matrix: Tensor) -> Tensor:
     """The orthonormal rows that span, first by first, what those of a matrix span. Shape: (r, D), kept."""
     q, r = torch.linalg.qr(matrix.mT)
-    return (q * torch.where(r.diagonal() < 0, -1.0, 1.0).to(q.dtype)).mT
+    rows: Tensor = (q * torch.where(r.diagonal() < 0, -1.0, 1.0).to(q.dtype)).mT
+    return rows

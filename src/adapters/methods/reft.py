@@ -9,6 +9,7 @@ Shapes: B rows, N positions, D hidden size, r rank.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +20,19 @@ from ..configuration import ReftConfig
 from .base import Method, Placement, PositionsMap
 from .layers import Activation, seeded
 from .orthonormal import FreeRows, HouseholderRows, OrthonormalRows, Rows
+
+
+class _NoPosition(torch.autograd.Function):
+    """Parameters that no position needs: their gradient is zero, and costs next to nothing."""
+
+    @staticmethod
+    def forward(ctx: Any, h: Tensor, *parameters: Tensor) -> Tensor:
+        ctx.parameters = parameters
+        return h.view_as(h)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
+        return gradient, *(torch.zeros_like(parameter) for parameter in ctx.parameters)
 
 
 class Intervention(nn.Module):
@@ -41,7 +55,10 @@ class Intervention(nn.Module):
 
     def forward(self, h: Tensor) -> Tensor:
         """What is added to h. Shape: (B, N, D), kept."""
-        source, rows = self.learned_source, self.projection()
+        source = self.learned_source
+        if not h.shape[1]:
+            return cast(Tensor, _NoPosition.apply(h, source.weight, source.bias, self.projection.trained()))
+        rows = self.projection()
         own = h.to(rows.dtype)
         z = source(own)
         if self.f is not None:
@@ -77,8 +94,9 @@ class Reft(PositionsMap):
         for i, unit in enumerate(self.units):
             prefix = f"units.{i}.projection.parametrizations.weight"
             original, base = found.get(f"{prefix}.original"), found.get(f"{prefix}.0.base")
-            is_whole = isinstance(unit.projection, OrthonormalRows) and original is not None and base is not None
-            if is_whole and original.shape == unit.projection.weight.shape and base.shape == (original.shape[1],) * 2:
+            if original is None or base is None or not isinstance(unit.projection, OrthonormalRows):
+                continue
+            if original.shape == unit.projection.weight.shape and base.shape == (original.shape[1],) * 2:
                 unit.projection = HouseholderRows(original, base)
                 del found[f"{prefix}.0.base"]
         return found
@@ -111,4 +129,3 @@ class ReftMethod(Method):
         if not placements:
             raise ValueError(f"layers={config.layers}: the configuration places nothing; name a layer, or 'all'.")
         return placements
-

@@ -168,11 +168,13 @@ class AttendWithScores:
         attention: The module's class.
         core: The sizes and the scale of its attention.
         prefixes: The prefixes.
+        biased_by: The module that has the biases of relative positions, if prefixes have them too.
     """
 
     attention: type[nn.Module]
     core: AttentionCore
     prefixes: Prefixes
+    biased_by: Any
 
     def __post_init__(self) -> None:
         self.first = first_parameter(self.attention)
@@ -181,7 +183,12 @@ class AttendWithScores:
         hidden = hidden_states(self.first, inputs, arguments)
         keys, values = self.prefixes.keys_and_values(hidden, hidden)
         assert self.core.scale is not None
-        with PrefixedScores(torch.cat(keys, dim=2), torch.cat(values, dim=2), self.core.scale):
+        biases = None
+        if self.biased_by is not None:
+            cache = arguments.get("past_key_values")
+            past = 0 if cache is None else cache.get_seq_length(cast(Any, module).layer_idx)
+            biases = functools.partial(self.biased_by.compute_bias, device=hidden.device, past_seen_tokens=past)
+        with PrefixedScores(torch.cat(keys, dim=2), torch.cat(values, dim=2), self.core.scale, biases):
             return self.attention.forward(module, *inputs, **arguments)
 
 
@@ -191,11 +198,11 @@ def attention_steps(
     """The step of prefixes at one attention, which are put one behind the other."""
     module = base.get_submodule(core.path)
     prefixes = Prefixes([(prefix, calls.shared(prefix.pool)) for prefix in maps])
+    biased_by = None if core.biased_by is None else base.get_submodule(core.biased_by)
     if core.scale is None:
-        biased_by = None if core.biased_by is None else base.get_submodule(core.biased_by)
         yield (module, "instead"), AttendWithPrefixes(type(module), prefixes, biased_by)
     else:
-        yield (module, "instead"), AttendWithScores(type(module), core, prefixes)
+        yield (module, "instead"), AttendWithScores(type(module), core, prefixes, biased_by)
 
 
 def hidden_states(name: str, inputs: tuple[Any, ...], arguments: dict[str, Any]) -> Tensor:

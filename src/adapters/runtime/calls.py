@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from ..methods.base import SharedModule

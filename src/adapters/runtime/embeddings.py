@@ -10,13 +10,13 @@ Shapes: B rows, T columns, P vectors of the prompt, E size of the embeddings.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..anatomy.parts import InputEmbeddings, Tap
+from ..anatomy.parts import InputEmbeddings
 from ..methods.base import PromptMap
 from .calls import Calls
 from .hooks import HookPoint, Step
@@ -137,7 +137,7 @@ class LengthenCall:
                 longer["position_ids"] = old + prompts.length if past else where.positions(old)
             if not past and ids is not None:
                 longer["input_ids"] = where.insert(ids, self.stand_in)
-            elif not past:
+            elif not past and embeds is not None:
                 longer["inputs_embeds"] = where.put(embeds, prompts.vectors(embeds))
                 entry.is_done = True
         prompts.entry.put(entry)
@@ -273,7 +273,8 @@ class PutInPlaceOfTokens:
                 f"({entry.rows}, {entry.columns}, size) was expected: prompts cannot be put into them."
             )
         entry.is_done = True
-        return entry.insertion.replace(output, self.prompts.vectors(output))
+        longer: Tensor = entry.insertion.replace(output, self.prompts.vectors(output))
+        return longer
 
 
 @dataclass
@@ -321,7 +322,10 @@ def prompt_steps(
         signature = Signature(module)
         if signature.is_open:
             continue
-        yield (module, "call"), LengthenCall(prompts, signature, stand_in, point.takes_tokens, point.upstream_sees_padding)
+        yield (
+            (module, "call"),
+            LengthenCall(prompts, signature, stand_in, point.takes_tokens, point.upstream_sees_padding),
+        )
         yield (module, "finally"), EndCall(prompts)
     if point.are_tokens:
         yield (place, "after"), PutInPlaceOfTokens(prompts)

@@ -64,7 +64,9 @@ class Insertion:
         if isinstance(k, int):
             return torch.cat((own, x) if k == 0 else (x[:, :k], own, x[:, k:]), 1)
         column = torch.arange(self.length + x.shape[1], device=x.device)
-        source = torch.where(column < k, column + self.length, torch.where(column < k + self.length, column - k, column))
+        source = torch.where(
+            column < k, column + self.length, torch.where(column < k + self.length, column - k, column)
+        )
         return torch.cat((own, x), 1).gather(1, _spread(source, x))
 
     def replace(self, x: Tensor, own: Tensor) -> Tensor:

@@ -20,7 +20,6 @@ from ..methods.base import PositionsMap
 from .calls import Call, Caller, Calls
 from .hooks import HookPoint, Step
 
-
 _LOGGER = logging.getLogger(__name__)
 _PROMPT = "prompt"
 
@@ -82,7 +81,9 @@ class ChangePositions:
         if isinstance(output, Tensor):
             return positions(self.caller, adapter, output).change(output, adapter)
         if type(output) not in (tuple, list):
-            raise ValueError(f"{type(module).__name__} gives a {type(output).__name__}; its hidden states are not known.")
+            raise ValueError(
+                f"{type(module).__name__} gives a {type(output).__name__}; its hidden states are not known."
+            )
         h = output[0]
         h = positions(self.caller, adapter, h).change(h, adapter)
         return (h, *output[1:]) if type(output) is tuple else [h, *output[1:]]
@@ -124,7 +125,7 @@ def positions(caller: Caller, adapter: PositionsMap, h: Tensor) -> Ends | Chosen
                 f"tokens, {adapter.size}) was expected; what is at positions of this model cannot be changed."
             )
         found = call.known[key] = _positions(call, caller, prefix, suffix, h)
-    return found  # type: ignore[no-any-return]
+    return found
 
 
 def _positions(call: Call, caller: Caller, prefix: int, suffix: int, h: Tensor) -> Ends | Chosen:

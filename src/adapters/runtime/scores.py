@@ -31,11 +31,15 @@ class PrefixedScores(TorchFunctionMode):
         keys: Keys of the prefixes. Shape: (B, H, P, d).
         values: Their values. Shape: (B, H, P, d).
         scale: What the product is multiplied with afterwards.
+        biases: If prefixes have biases of relative positions as tokens have: from the numbers of queries and of keys,
+            with those of prefixes, to the biases. Shape: (1, H, T, P + S).
     """
 
-    def __init__(self, keys: Tensor, values: Tensor, scale: float) -> None:
+    def __init__(
+        self, keys: Tensor, values: Tensor, scale: float, biases: Callable[[int, int], Tensor] | None = None
+    ) -> None:
         super().__init__()
-        self.keys, self.values, self.scale = keys, values, scale
+        self.keys, self.values, self.scale, self.biases = keys, values, scale, biases
         self.products: list[tuple[Tensor, Tensor]] = []
         self.share: Tensor | None = None
 
@@ -72,6 +76,10 @@ class PrefixedScores(TorchFunctionMode):
         keys = self.keys.to(query.dtype).transpose(-1, -2)
         own = self.scale * (query.reshape(*keys.shape[:2], -1, query.shape[-1]) @ keys)
         own = own.reshape(*scores.shape[:-1], -1)
+        if self.biases is not None:  # those in the scores are the first ones, which belong to the prefix
+            tokens, length = scores.shape[-1], own.shape[-1]
+            biases = self.biases(scores.shape[-2], length + tokens)
+            own, scores = own + biases[..., :length], scores + (biases[..., length:] - biases[..., :tokens])
         joint: Tensor = func(torch.cat([own.to(scores.dtype), scores], dim=-1), *args[1:], **kwargs)
         length = own.shape[-1]
         self.share = joint[..., :length]
