@@ -354,6 +354,15 @@ def test_models_that_cannot(make: Any, message: str) -> None:
     assert model.state_dict().keys() == keys and model.active_embeddings == "default"
 
 
+def test_sizes_that_are_equal_by_chance() -> None:
+    config = transformers.BertConfig(**{**models.BERT, "max_position_embeddings": 100, "hidden_size": 100})
+    model = transformers.BertForMaskedLM(config).eval()
+    adapters.init(model)
+    model.add_embeddings("new", NEW)
+    assert loss(model, "BertForMaskedLM").logits.shape[-1] == 112
+    assert model.cls.predictions.transform.dense.out_features == 100
+
+
 def test_adapters_of_the_embeddings_themselves() -> None:
     model = language_model("BertForMaskedLM")
     model.add_adapter("a", ConfigUnion("seq_bn", ModulesToSaveConfig(["word_embeddings"])))

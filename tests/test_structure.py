@@ -39,6 +39,7 @@ ORDER = [
     "context",
     "summary",
     "checkpoints",
+    "vocabulary",
     "embeddings",
     "peft_library",
     "heads",  # the heads, and those of static classes …

@@ -8,8 +8,7 @@ Shapes: V tokens of a vocabulary, D size of an embedding.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,40 +18,12 @@ from transformers import AutoTokenizer, PreTrainedModel
 
 from .anatomy.parts import Matrix, WholeModule
 from .checkpoints.files import AdapterFileError, read_tensors, write_tensors
-from .methods.weights import is_dense
 from .registry import AdapterRegistry, unknown_name
+from .vocabulary import INPUT, OUTPUT, Vocabulary, current_vocabulary, exchange, input_modules
 
 DEFAULT = "default"
 EMBEDDING_FILES = ("embedding.safetensors", "embedding.pt")
 TOKENIZER_FOLDER = "tokenizer"
-
-_INPUT, _OUTPUT = "weight", "output.weight"
-_SIZES = ("vocab_size", "decoder_vocab_size", "unpadded_vocab_size", "n_words")
-
-_Slots = dict[str, list[tuple[str, nn.Module, str]]]
-"""Where the model holds something per token: for each role the paths, the modules and the names in them."""
-
-
-@dataclass
-class Vocabulary:
-    """What a model holds for the tokens of one tokenizer.
-
-    Args:
-        tensors: `weight`, the input embeddings (V, D), and where the model has such: `output.weight` (V, D) of an
-            output layer that is not tied to them, and biases of its outputs (V,) or (1, V) by their names in the model.
-        padding: By the paths of the embeddings: which token gets no gradient.
-    """
-
-    tensors: dict[str, Tensor]
-    padding: dict[str, int | None]
-
-    def __len__(self) -> int:
-        return len(self.tensors[_INPUT])
-
-    @property
-    def size(self) -> int:
-        """Size D of an embedding."""
-        return self.tensors[_INPUT].shape[1]
 
 
 class LoadedEmbeddings:
@@ -79,13 +50,13 @@ class LoadedEmbeddings:
         """
         if name not in self._kept:
             raise ValueError(unknown_name(name, self._kept, "embedding"))
-        return self._kept[name] or _current(model, self._registry)
+        return self._kept[name] or current_vocabulary(model, self._registry)
 
     def as_modules(self, model: nn.Module) -> dict[str, nn.Embedding]:
         """All embeddings by their names, as modules around the very parameters."""
         found = {}
         for name in self._kept:
-            weight = self.get(model, name).tensors[_INPUT]
+            weight = self.get(model, name).tensors[INPUT]
             found[name] = nn.Embedding(len(weight), weight.shape[1], device="meta")
             found[name].weight = cast(nn.Parameter, weight)
         return found
@@ -118,9 +89,8 @@ class LoadedEmbeddings:
         if name == self.active:
             return
         _refuse_adapters(model, self._registry)
-        previous = _current(model, self._registry)
-        _exchange(model, self._registry, previous, vocabulary)
-        self._kept[self.active], self._kept[name] = previous, None
+        self._kept[self.active] = exchange(model, self._registry, vocabulary)
+        self._kept[name] = None
         self.active = name
 
     def delete(self, model: nn.Module, name: str) -> None:
@@ -140,7 +110,19 @@ class LoadedEmbeddings:
         """Freeze or unfreeze the input embeddings that are not active."""
         for vocabulary in self._kept.values():
             if vocabulary is not None:
-                vocabulary.tensors[_INPUT].requires_grad_(requires_grad)
+                vocabulary.tensors[INPUT].requires_grad_(requires_grad)
+
+
+def _refuse_adapters(model: nn.Module, registry: AdapterRegistry) -> None:
+    """Raise if an adapter changes or replaces the embeddings: it is made for those that are active now."""
+    modules = {id(module) for module in input_modules(model, registry)}
+    for name, adapter in registry.adapters.items():
+        for point in (placement.point for placement in adapter.placements):
+            if isinstance(point, (Matrix, WholeModule)) and id(registry.base.get_submodule(point.path)) in modules:
+                raise ValueError(
+                    f"Adapter {name!r} acts on the vectors of the embeddings ({point.path}) that are active now, and "
+                    "does not fit others: delete it before embeddings are added or exchanged."
+                )
 
 
 # -- making and reading ---------------------------------------------------------------------------------------------
@@ -167,7 +149,7 @@ def for_tokenizer(
         with torch.no_grad():
             for role, tensor in new.tensors.items():
                 source = vocabulary.tensors[role].to(device=tensor.device, dtype=tensor.dtype)
-                if role in (_INPUT, _OUTPUT):
+                if role in (INPUT, OUTPUT):
                     tensor[own] = source[theirs]
                 else:
                     tensor[..., own] = source[..., theirs]
@@ -191,8 +173,8 @@ def load(model: nn.Module, current: Vocabulary, folder: Path) -> tuple[Vocabular
         AdapterFileError: a file is missing, cut off, or does not fit the model.
     """
     tensors = _read(folder)
-    weight = tensors.get(_INPUT)
-    width = current.tensors[_INPUT].shape[1]
+    weight = tensors.get(INPUT)
+    width = current.tensors[INPUT].shape[1]
     if weight is None or weight.ndim != 2 or weight.shape[1] != width:
         shape = "none" if weight is None else f"of shape {tuple(weight.shape)}"
         raise AdapterFileError(f"The embeddings in {folder} are {shape}; this model needs (V, {width}).")
@@ -200,7 +182,7 @@ def load(model: nn.Module, current: Vocabulary, folder: Path) -> tuple[Vocabular
     if (folder / TOKENIZER_FOLDER).is_dir():
         tokenizer = AutoTokenizer.from_pretrained(folder / TOKENIZER_FOLDER)
     new = _drawn(model, current, len(weight), None if tokenizer is None else tokenizer.pad_token_id)
-    if _OUTPUT in new.tensors and _OUTPUT not in tensors:
+    if OUTPUT in new.tensors and OUTPUT not in tensors:
         raise AdapterFileError(
             f"The embeddings in {folder} come without an output layer, and that of this {type(model).__name__} is not "
             "tied to its embeddings: load them into its base model, or use add_embeddings."
@@ -225,15 +207,15 @@ def _read(folder: Path) -> Mapping[str, Tensor]:
         raise AdapterFileError(f"{path} cannot be read as weights ({type(error).__name__}); is it cut off?") from None
     if not isinstance(data, Tensor):
         raise AdapterFileError(f"{path} holds {type(data).__name__} instead of one tensor.")
-    return {_INPUT: data}
+    return {INPUT: data}
 
 
 def _drawn(model: nn.Module, like: Vocabulary, size: int, padding_idx: int | None) -> Vocabulary:
     """New embeddings of a size. Padding is where it is in those that the model has."""
     tensors: dict[str, Tensor] = {}
     for role, tensor in like.tensors.items():
-        if role in (_INPUT, _OUTPUT):
-            new = _drawn_matrix(model, tensor, size, padding_idx if role == _INPUT else None)
+        if role in (INPUT, OUTPUT):
+            new = _drawn_matrix(model, tensor, size, padding_idx if role == INPUT else None)
         else:
             new = tensor.new_zeros((*tensor.shape[:-1], size))
         is_parameter = isinstance(tensor, nn.Parameter)
@@ -253,151 +235,3 @@ def _drawn_matrix(model: nn.Module, like: Tensor, size: int, padding_idx: int | 
             if padding_idx is not None:
                 table.weight[padding_idx] = 0
     return table.weight.detach().to(device=like.device, dtype=like.dtype)
-
-
-# -- in the model ---------------------------------------------------------------------------------------------------
-
-
-def token_embeddings(model: nn.Module, registry: AdapterRegistry) -> nn.Embedding:
-    """The input embeddings of a model.
-
-    Raises:
-        ValueError: it has none, or none of tokens.
-    """
-    found = [_input_embeddings(m) for m in model.modules() if isinstance(m, PreTrainedModel)]
-    tower = registry.anatomy.embedding_tower
-    if not isinstance(model, PreTrainedModel) and tower is not None and tower.embeddings is not None:
-        found.append(registry.base.get_submodule(tower.embeddings.path))
-    table = next((module for module in found if isinstance(module, nn.Embedding)), None)
-    if table is None:
-        kinds = ", ".join(dict.fromkeys(f"a {type(m).__name__}" for m in found if m is not None)) or "none"
-        raise ValueError(f"{type(model).__name__} has no embeddings of tokens: its input embeddings are {kinds}.")
-    return table
-
-
-def _input_embeddings(model: PreTrainedModel) -> nn.Module | None:
-    try:
-        return cast("nn.Module | None", model.get_input_embeddings())
-    except (AttributeError, NotImplementedError):  # so transformers says that there are none, or only in its parts
-        return None
-
-
-def _current(model: nn.Module, registry: AdapterRegistry) -> Vocabulary:
-    """What the model holds now."""
-    slots = _slots(model, registry)
-    tensors = {role: _value(*places[0][1:]) for role, places in slots.items()}
-    padding = {path: m.padding_idx for path, m, _ in slots[_INPUT] if isinstance(m, nn.Embedding)}
-    return Vocabulary(tensors, padding)
-
-
-def _exchange(model: nn.Module, registry: AdapterRegistry, old: Vocabulary, new: Vocabulary) -> None:
-    """Put other embeddings into the model."""
-    for role, places in _slots(model, registry).items():
-        tensor, previous = new.tensors[role], old.tensors[role]
-        tensor.data = tensor.data.to(device=previous.device, dtype=previous.dtype)
-        for path, module, name in places:
-            held: dict[str, Any] = module._parameters if name in module._parameters else module._buffers
-            held[name] = tensor
-            if isinstance(module, nn.Embedding):
-                module.num_embeddings, module.padding_idx = len(new), new.padding[path]
-            elif isinstance(module, nn.Linear):
-                module.out_features = len(new)
-    for owner, name in list(_sizes(model, len(old))):
-        setattr(owner, name, len(new))
-
-
-def _sizes(model: nn.Module, size: int) -> Iterator[tuple[object, str]]:
-    """Where the size of the vocabulary is noted: in modules, and in configurations, which modules may share."""
-    for module in model.modules():
-        yield from ((module, name) for name in _SIZES if module.__dict__.get(name) == size)
-        if isinstance(module, PreTrainedModel):
-            config = module.config.get_text_config()
-            yield from ((config, name) for name in _SIZES if config.to_dict().get(name) == size)
-
-
-def _value(module: nn.Module, name: str) -> Tensor:
-    value = module._parameters[name] if name in module._parameters else module._buffers[name]
-    assert value is not None
-    return value
-
-
-def _slots(model: nn.Module, registry: AdapterRegistry) -> _Slots:
-    """Where the model holds something per token.
-
-    Raises:
-        ValueError: the embeddings are not all that there is, or cannot be exchanged.
-    """
-    table = token_embeddings(model, registry)
-    roles = {id(table.weight): _INPUT} | _output_roles(model, table)
-    slots: _Slots = {role: [] for role in roles.values()}
-    for path, module in model.named_modules():
-        for name, tensor in (*module._parameters.items(), *module._buffers.items()):
-            if id(tensor) in roles:
-                slots[roles[id(tensor)]].append((path, module, name))
-    _check(model, table, slots)
-    return slots
-
-
-def _output_roles(model: nn.Module, table: nn.Embedding) -> dict[int, str]:
-    """What the output layer of a language model, and the modules around it, hold per token, by `id`."""
-    output = cast(Any, model).get_output_embeddings() if isinstance(model, PreTrainedModel) else None
-    if output is None:
-        return {}
-    size = table.num_embeddings
-    if not isinstance(output, nn.Linear) or len(output.weight) != size:
-        raise ValueError(
-            f"The output layer of this {type(model).__name__} ({output}) is not one of the {size} tokens of its "
-            "embeddings, so that they cannot be exchanged together."
-        )
-    roles = {} if output.weight is table.weight else {id(output.weight): _OUTPUT}
-    path = next(name for name, module in model.named_modules() if module is output)
-    while True:  # a bias may belong to the head around it (BERT), or to the model itself (BART)
-        owner = model.get_submodule(path)
-        for name, tensor in (*owner._parameters.items(), *owner._buffers.items()):
-            if tensor is not None and tensor.numel() == size == tensor.shape[-1]:
-                roles[id(tensor)] = f"{path}.{name}" if path else name
-        if not path:
-            return roles
-        path = path.rpartition(".")[0]
-
-
-def _check(model: nn.Module, table: nn.Embedding, slots: _Slots) -> None:
-    if not is_dense(table.weight):
-        raise ValueError(f"The embeddings of this {type(model).__name__} are quantised and cannot be exchanged.")
-    known = {id(module) for _, module, _ in slots[_INPUT]}
-    # Of modules around the output layer, only those in its head are looked at: sizes may be equal by chance.
-    heads = {path.rpartition(".")[0] for places in slots.values() for path, m, _ in places if isinstance(m, nn.Linear)}
-    others = [
-        path
-        for path, module in model.named_modules()
-        if id(module) not in known and _counts(module, table, path.rpartition(".")[0] in heads - {""})
-    ]
-    others = [path for path in others if "position" not in path and "type" not in path]
-    if others:
-        raise ValueError(
-            f"This {type(model).__name__} holds more for each of its {table.num_embeddings} tokens than embeddings and "
-            f"an output layer, in {', '.join(others)}, so that they cannot be exchanged."
-        )
-
-
-def _counts(module: nn.Module, table: nn.Embedding, is_in_head: bool) -> bool:
-    """Whether a module holds something per token, too: other embeddings, a matrix, or a table of integers."""
-    size, width = table.weight.shape
-    if isinstance(module, nn.Embedding):
-        return module.num_embeddings == size
-    if isinstance(module, nn.Linear) and is_in_head:
-        return module.in_features == size != width
-    tensors = [*module._parameters.values(), *module._buffers.values()]
-    return any(t is not None and not t.is_floating_point() and size in t.shape for t in tensors)
-
-
-def _refuse_adapters(model: nn.Module, registry: AdapterRegistry) -> None:
-    """Raise if an adapter changes or replaces the embeddings: it is made for those that are active now."""
-    modules = {id(module) for _, module, _ in _slots(model, registry)[_INPUT]}
-    for name, adapter in registry.adapters.items():
-        for point in (placement.point for placement in adapter.placements):
-            if isinstance(point, (Matrix, WholeModule)) and id(registry.base.get_submodule(point.path)) in modules:
-                raise ValueError(
-                    f"Adapter {name!r} acts on the vectors of the embeddings ({point.path}) that are active now, and "
-                    "does not fit others: delete it before embeddings are added or exchanged."
-                )

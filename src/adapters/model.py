@@ -27,13 +27,14 @@ from .checkpoints.files import INTERFACE_CONFIG, read_json, write_json
 from .composition import AdapterCompositionBlock, SetupLike, Stack, parse_composition
 from .configuration import AdapterConfig, ModelAdaptersConfig, get_adapter_config_hash
 from .context import AdapterSetup, OpenSetups
-from .embeddings import DEFAULT, LoadedEmbeddings, token_embeddings
+from .embeddings import DEFAULT, LoadedEmbeddings
 from .heads.model_heads import read_static_head, save_static_head
 from .methods.prefix_tuning import eject
 from .registry import Adapter, AdapterRegistry
 from .runtime.calls import Generation
 from .runtime.hooks import ReplayedCheckpoint
 from .summary import Row, summary_rows, summary_table
+from .vocabulary import token_embeddings
 
 if TYPE_CHECKING:
     from peft import PeftConfig

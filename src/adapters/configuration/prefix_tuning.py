@@ -25,7 +25,8 @@ class PrefixTuningConfig(AdapterConfig):
         bottleneck_size: Inner size of that network.
         non_linearity: Its activation.
         dropout: Dropout probability of keys and values.
-        use_gating: Weigh keys and values by sigmoid(w·h) averaged over the sequence (UniPELT, Mao et al. 2022).
+        use_gating: Weigh keys and values by sigmoid(w·h) averaged over the tokens of a call (UniPELT, Mao et al. 2022).
+            Generation with a cache calls the model with one token at a time, so its text is then another.
         shared_gating: Whether keys and values have one gate.
         init_weights_seed: Seed for the initial weights; the global generator's state is left as it was.
 

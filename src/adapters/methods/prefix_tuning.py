@@ -40,8 +40,8 @@ class PrefixGroup(nn.Module):
         super().__init__()
         self.length = config.prefix_length
         self.dropout = config.dropout
-        self.sizes = [(core.heads, size) for core in cores for size in (core.key_size, core.value_size)]
-        self.widths = [heads * size for heads, size in self.sizes]
+        self.sizes = [(core.heads, d) for core in cores for d in (core.key_size, core.value_size)]
+        self.widths = [heads * d for heads, d in self.sizes]
         width = sum(self.widths)
         if config.flat:
             self.control_trans: nn.Module | nn.Parameter = nn.Parameter(torch.randn(self.length * width))
@@ -67,8 +67,8 @@ class PrefixGroup(nn.Module):
     def shares(self) -> Iterator[Tensor]:
         """Keys and values of each attention. Shape: (1, K, P, d) each."""
         p = nn.functional.dropout(self.prefixes(), self.dropout, self.training and self.dropout > 0)
-        for (heads, size), share in zip(self.sizes, torch.split(p, self.widths, dim=1), strict=True):
-            yield share.view(self.length, heads, size).transpose(0, 1).unsqueeze(0)
+        for (heads, d), share in zip(self.sizes, torch.split(p, self.widths, dim=1), strict=True):
+            yield share.view(self.length, heads, d).transpose(0, 1).unsqueeze(0)
 
     def eject(self) -> None:
         """Make it flat, with equal prefixes."""

@@ -1,7 +1,7 @@
 """Representation finetuning: ReFT (Wu et al. 2024, arXiv:2404.03592).
 
-Behind a layer, the hidden state h at a few positions of each row becomes h + Rᵀ(f(W h + b) − R h). In LoReFT the rows of
-R are orthonormal, in NoReFT they are free, and in DiReFT R h is not subtracted.
+Behind a layer, the hidden state h at a few positions of each row becomes h + Rᵀ(f(W h + b) − R h). In LoReFT the rows
+of R are orthonormal, in NoReFT they are free, and in DiReFT R h is not subtracted.
 
 Shapes: B rows, N positions, D hidden size, r rank.
 """
@@ -31,7 +31,7 @@ class _NoPosition(torch.autograd.Function):
         return h.view_as(h)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, ...]:
         return gradient, *(torch.zeros_like(parameter) for parameter in ctx.parameters)
 
 
@@ -57,7 +57,8 @@ class Intervention(nn.Module):
         """What is added to h. Shape: (B, N, D), kept."""
         source = self.learned_source
         if not h.shape[1]:
-            return cast(Tensor, _NoPosition.apply(h, source.weight, source.bias, self.projection.trained()))
+            unused = (source.weight, source.bias, self.projection.trained())
+            return cast(Tensor, _NoPosition.apply(h, *unused))  # type: ignore[no-untyped-call]
         rows = self.projection()
         own = h.to(rows.dtype)
         z = source(own)

@@ -186,7 +186,8 @@ class AttendWithScores:
         biases = None
         if self.biased_by is not None:
             cache = arguments.get("past_key_values")
-            past = 0 if cache is None else cache.get_seq_length(cast(Any, module).layer_idx)
+            # A static cache counts in a tensor, which the module changes: what it is now is meant.
+            past = 0 if cache is None else cache.get_seq_length(cast(Any, module).layer_idx) + 0
             biases = functools.partial(self.biased_by.compute_bias, device=hidden.device, past_seen_tokens=past)
         with PrefixedScores(torch.cat(keys, dim=2), torch.cat(values, dim=2), self.core.scale, biases):
             return self.attention.forward(module, *inputs, **arguments)

@@ -109,31 +109,16 @@ class LengthenCall:
         mask = self._mask(given, text)
         where = insertion(mask, prompts.length, prompts.follow_first)
         past = _past(given)
-        if mask is not None and past and past != mask.shape[-1] - text.shape[-1] + prompts.length:
-            raise ValueError(
-                f"The cache has {past} positions, where the mask of {mask.shape[-1]} columns, {text.shape[-1]} of them "
-                f"new, and a prompt of {prompts.length} would have left others. A cache that was filled without the "
-                "prompt, or cut (as by assisted generation), cannot be gone on with."
-            )
-        longer = dict(given)
-        for name, value in (_TOLD if self.stand_in is None else _TOLD | _TOLD_EMBEDDINGS).items():
-            old = given.get(name)
-            if isinstance(old, Tensor) and _is_told(name, old, text, mask):
-                longer[name] = where.insert(old, value) if not past or name == "attention_mask" else old
-        if mask is not None and given.get("attention_mask") is None:
-            longer["attention_mask"] = where.insert(mask, 1)
-        elif self.sees_padding and mask is not None and mask.ndim == 2:
-            longer["attention_mask"] = where.pairs(mask)
+        _check_cache(past, mask, text, prompts.length)
+        longer = {**given, **self._told(given, text, mask, where, past)}
         entry = Entry(module, None if past else where, prompts.length, given.get("attention_mask"))
         entry.mask = longer.get("attention_mask")
         entry.rows, entry.columns = text[..., 0].numel(), text.shape[-1] + prompts.length
         if not past:
-            for name in _ANSWERS:
-                if isinstance(given.get(name), Tensor):
-                    longer[name] = where.moved(given[name])
+            longer |= {name: where.moved(given[name]) for name in _ANSWERS if isinstance(given.get(name), Tensor)}
         if self.stand_in is not None:
-            if isinstance(given.get("position_ids"), Tensor):
-                old = given["position_ids"]
+            old = given.get("position_ids")
+            if isinstance(old, Tensor):
                 longer["position_ids"] = old + prompts.length if past else where.positions(old)
             if not past and ids is not None:
                 longer["input_ids"] = where.insert(ids, self.stand_in)
@@ -142,6 +127,21 @@ class LengthenCall:
                 entry.is_done = True
         prompts.entry.put(entry)
         return (), longer
+
+    def _told(
+        self, given: Mapping[str, Any], text: Tensor, mask: Tensor | None, where: Insertion, past: int
+    ) -> dict[str, Tensor]:
+        """What is told of each token, told of the prompts too."""
+        longer: dict[str, Tensor] = {}
+        for name, value in (_TOLD if self.stand_in is None else _TOLD | _TOLD_EMBEDDINGS).items():
+            old = given.get(name)
+            if isinstance(old, Tensor) and _is_told(name, old, text, mask):
+                longer[name] = where.insert(old, value) if not past or name == "attention_mask" else old
+        if mask is not None and given.get("attention_mask") is None:
+            longer["attention_mask"] = where.insert(mask, 1)
+        elif self.sees_padding and mask is not None and mask.ndim == 2:
+            longer["attention_mask"] = where.pairs(mask)
+        return longer
 
     def _mask(self, given: Mapping[str, Any], text: Tensor) -> Tensor | None:
         """The mask of the tokens. Where prompts are put in behind the embeddings, there must be one: models may make
@@ -157,6 +157,16 @@ class LengthenCall:
                 "tokens). Generation with a static cache prepares masks by itself: use the default cache."
             )
         return mask
+
+
+def _check_cache(past: int, mask: Tensor | None, text: Tensor, length: int) -> None:
+    """Raise for a cache that does not hold the prompt."""
+    if mask is not None and past and past != mask.shape[-1] - text.shape[-1] + length:
+        raise ValueError(
+            f"The cache has {past} positions, where the mask of {mask.shape[-1]} columns, {text.shape[-1]} of them "
+            f"new, and a prompt of {length} would have left others. A cache that was filled without the prompt, or cut "
+            "(as by assisted generation), cannot be gone on with."
+        )
 
 
 def _is_told(name: str, value: Tensor, text: Tensor, mask: Tensor | None) -> bool:
@@ -185,8 +195,8 @@ class EndCall:
         self.prompts.entry.clear()
         if output is not None and entry.insertion is not None and not entry.is_done:
             raise RuntimeError(
-                f"{type(module).__name__} was called without the embeddings that a prompt is put into, so that it would "
-                "have been left out; please report this model."
+                f"{type(module).__name__} was called without the embeddings that a prompt is put into, so that it "
+                "would have been left out; please report this model."
             )
 
 

@@ -1,7 +1,7 @@
 """What is known of the calls of models that are going on: for each thread its own.
 
-A layer that is recomputed in the backward pass (gradient checkpointing) must know the call that it belonged to, which is
-over by then: `calls_in_progress` gives all that is known, and `resumed` makes it known again.
+A layer that is recomputed in the backward pass (gradient checkpointing) must know the call that it belonged to, which
+is over by then: `calls_in_progress` gives all that is known, and `resumed` makes it known again.
 """
 
 from __future__ import annotations
