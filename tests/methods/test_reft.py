@@ -340,7 +340,7 @@ def test_layers() -> None:
 def test_all_tokens_of_an_image_and_of_sound_count() -> None:
     for name in ("vit", "whisper"):
         model = adapted(name, "noreft", prefix_positions=1, suffix_positions=1)
-        path = {"vit": "layers.1", "whisper": "encoder.layers.1"}[name]
+        path = model._adapter_registry.anatomy.layers[1].path
         given = models.inputs(name)
         if name == "whisper":  # the mask of its input is not one of positions
             given["attention_mask"] = torch.zeros(2, 20, dtype=torch.long)

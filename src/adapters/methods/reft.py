@@ -50,7 +50,7 @@ class Intervention(nn.Module):
         self.learned_source = nn.Linear(size, config.r)
         self.projection = OrthonormalRows(config.r, size) if config.orthogonality else FreeRows(config.r, size)
         self.f = Activation(config.non_linearity) if config.non_linearity is not None else None
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = config.dropout
         self.subtracts = config.subtract_projection
 
     def forward(self, h: Tensor) -> Tensor:
@@ -66,7 +66,7 @@ class Intervention(nn.Module):
             z = self.f(z)
         if self.subtracts:
             z = z - nn.functional.linear(own, rows)
-        return self.dropout(z @ rows).to(h.dtype)  # type: ignore[no-any-return]
+        return nn.functional.dropout(z @ rows, self.dropout, self.training).to(h.dtype)
 
 
 class Reft(PositionsMap):

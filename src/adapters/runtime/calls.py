@@ -89,6 +89,7 @@ class Generation:
 
     def __init__(self) -> None:
         self._prompts: dict[Caller, tuple[int, int]] = {}
+        self._seen: set[object] = set()
         self._token: Token[Generation | None] | None = None
 
     def __enter__(self) -> Generation:
@@ -112,6 +113,17 @@ class Generation:
         prompt = columns if known is None or (start == 0 and columns <= known[1]) else known[0]
         self._prompts[caller] = (prompt, columns)
         return prompt
+
+    def is_first(self, key: object) -> bool:
+        """Whether this was not asked before."""
+        is_first = key not in self._seen
+        self._seen.add(key)
+        return is_first
+
+    @staticmethod
+    def current() -> Generation | None:
+        """The one that is going on in this thread or task."""
+        return _GENERATION.get() if Generation.count else None
 
 
 _GENERATION: ContextVar[Generation | None] = ContextVar("generation", default=None)
@@ -144,7 +156,7 @@ class Caller:
 
         To be asked once per call.
         """
-        generation = _GENERATION.get() if Generation.count else None
+        generation = Generation.current()
         return columns if generation is None else generation.prompt(self, columns, start)
 
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from ..anatomy.parts import InputEmbeddings
 from ..methods.base import PromptMap
-from .calls import Calls
+from .calls import Calls, Generation
 from .hooks import HookPoint, Step
 from .insertion import Insertion, insertion
 from .progress import Ongoing
@@ -39,7 +39,6 @@ class Entry:
         insertion: Where they are put in; None if they are in the cache.
         length: Their number P.
         own_mask: The attention mask as it was given.
-        mask: The longer one.
         rows: Number of rows of tokens B.
         columns: Number of columns P + T.
         is_done: Whether they have been put in.
@@ -49,7 +48,6 @@ class Entry:
     insertion: Insertion | None
     length: int
     own_mask: Tensor | None = None
-    mask: Tensor | None = None
     rows: int = 0
     columns: int = 0
     is_done: bool = False
@@ -109,10 +107,9 @@ class LengthenCall:
         mask = self._mask(given, text)
         where = insertion(mask, prompts.length, prompts.follow_first)
         past = _past(given)
-        _check_cache(past, mask, text, prompts.length)
+        self._check_cache(past, given, text, mask)
         longer = {**given, **self._told(given, text, mask, where, past)}
         entry = Entry(module, None if past else where, prompts.length, given.get("attention_mask"))
-        entry.mask = longer.get("attention_mask")
         entry.rows, entry.columns = text[..., 0].numel(), text.shape[-1] + prompts.length
         if not past:
             longer |= {name: where.moved(given[name]) for name in _ANSWERS if isinstance(given.get(name), Tensor)}
@@ -128,6 +125,24 @@ class LengthenCall:
         prompts.entry.put(entry)
         return (), longer
 
+    def _check_cache(self, past: int, given: Mapping[str, Any], text: Tensor, mask: Tensor | None) -> None:
+        """Raise for a cache that does not hold the prompt, and all text but the new one."""
+        length, generation = self.prompts.length, Generation.current()
+        is_first = generation is not None and generation.is_first(self.prompts)
+        if mask is not None:
+            before = mask.shape[-1] - text.shape[-1]
+        elif past and is_first and given.get("position_ids") is not None:  # a cache that generation goes on with
+            before = int(given["position_ids"].flatten()[0])
+        else:
+            return
+        if past != (before + length if past else before):
+            raise ValueError(
+                f"{text.shape[-1]} tokens are to follow {before} others, but the cache has {past} positions, those of "
+                f"a prompt of {length} included. It must have been filled with the prompt, and not been cut since (as "
+                "some releases of transformers do in assisted generation). To go on with a cache in generate, give the "
+                "new tokens alone as input_ids, and the attention_mask of all."
+            )
+
     def _told(
         self, given: Mapping[str, Any], text: Tensor, mask: Tensor | None, where: Insertion, past: int
     ) -> dict[str, Tensor]:
@@ -135,7 +150,7 @@ class LengthenCall:
         longer: dict[str, Tensor] = {}
         for name, value in (_TOLD if self.stand_in is None else _TOLD | _TOLD_EMBEDDINGS).items():
             old = given.get(name)
-            if isinstance(old, Tensor) and _is_told(name, old, text, mask):
+            if isinstance(old, Tensor) and _is_told(name, old, text):
                 longer[name] = where.insert(old, value) if not past or name == "attention_mask" else old
         if mask is not None and given.get("attention_mask") is None:
             longer["attention_mask"] = where.insert(mask, 1)
@@ -159,21 +174,9 @@ class LengthenCall:
         return mask
 
 
-def _check_cache(past: int, mask: Tensor | None, text: Tensor, length: int) -> None:
-    """Raise for a cache that does not hold the prompt."""
-    if mask is not None and past and past != mask.shape[-1] - text.shape[-1] + length:
-        raise ValueError(
-            f"The cache has {past} positions, where the mask of {mask.shape[-1]} columns, {text.shape[-1]} of them "
-            f"new, and a prompt of {length} would have left others. A cache that was filled without the prompt, or cut "
-            "(as by assisted generation), cannot be gone on with."
-        )
-
-
-def _is_told(name: str, value: Tensor, text: Tensor, mask: Tensor | None) -> bool:
+def _is_told(name: str, value: Tensor, text: Tensor) -> bool:
     """Whether an argument says something of each token: `labels` may also be those of rows."""
-    if name == "attention_mask":
-        return True
-    return value.shape == text.shape and not value.is_floating_point()
+    return name == "attention_mask" or (value.shape == text.shape and not value.is_floating_point())
 
 
 def _past(given: Mapping[str, Any]) -> int:
@@ -213,10 +216,9 @@ class ShortenCall:
         if entry is None:
             return None
 
-        def own(value: Any) -> Any:
-            return entry.own_mask if value is not None and value is entry.mask else value
-
-        inputs, arguments = tuple(map(own, inputs)), {name: own(value) for name, value in arguments.items()}
+        mask = arguments.get("mask")
+        if isinstance(mask, Tensor) and mask.shape[-1] == entry.columns:
+            arguments["mask"] = None if entry.own_mask is None else entry.own_mask.reshape(entry.rows, -1)
         if arguments.get("past_key_values_length"):
             arguments["past_key_values_length"] -= entry.length
         return inputs, arguments
