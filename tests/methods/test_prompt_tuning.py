@@ -16,6 +16,7 @@ from torch import Tensor, nn
 import adapters
 import models
 from adapters import PromptTuningConfig, Stack
+from adapters.runtime.insertion import insertion
 from adapters.runtime.progress import calls_in_progress
 
 SPECIAL = {"pad_token_id": 0, "eos_token_id": 2, "bos_token_id": 1, "decoder_start_token_id": 1}
@@ -119,6 +120,18 @@ def test_padded_is_unpadded(name: str, side: str, combine: str) -> None:
             torch._dynamo.reset()
             compiled = torch.compile(model, fullgraph=True, backend="eager")(**batch)[0]
             assert torch.allclose(compiled[1:, columns], both[:, columns], atol=2e-5)
+
+
+def test_heads_find_the_last_token() -> None:
+    torch.manual_seed(0)
+    model = adapters.AutoAdapterModel.from_config(transformers.LlamaConfig(**models.LLAMA))
+    model.add_adapter("a", PromptTuningConfig(prompt_length=3), set_active=True)
+    model.add_classification_head("a", num_labels=3)
+    models.randomise(model.eval(), "a", 0.5)
+    for side in ("right", "left"):
+        ids, mask, text = padded(side)
+        both = model(input_ids=ids, attention_mask=mask, labels=torch.tensor([0, 2]))
+        assert torch.allclose(both.logits[1:], model(input_ids=ids[1:, text]).logits, atol=1e-5)
 
 
 def test_labels_of_tokens() -> None:
@@ -316,6 +329,19 @@ def test_files(tmp_path: Path) -> None:
         fresh = models.adapted(name)
         fresh.load_adapter(tmp_path / name, load_as="b")
         assert torch.equal(fresh.state_dict()["prompt_tuning.prompt_tunings.b.prompt_embedding.weight"], prompt(model))
+
+
+def test_positions_of_several_kinds() -> None:
+    """Models of images and text have three positions per token."""
+    kinds = torch.arange(24).view(3, 2, 4)
+    mask = torch.tensor([[1, 1, 1, 1], [0, 0, 1, 1]])
+    got = insertion(mask, 2, follows_first=False).positions(kinds)
+    for kind in range(3):
+        first = 8 * kind
+        assert got[kind, 0].tolist() == [first, first + 1, *range(first + 2, first + 6)]
+        assert got[kind, 1].tolist() == [first + 4, first + 5, first + 6, first + 7, first + 8, first + 9]
+    shared = insertion(mask, 2, follows_first=True).positions(torch.arange(4)[None])
+    assert shared.tolist() == [[0, 1, 2, 3, 4, 5], [0, 1, 2, 3, 4, 5]]
 
 
 def test_initial_weights() -> None:

@@ -17,6 +17,11 @@ class PromptTuningConfig(AdapterConfig):
 
     >>> model.add_adapter("task", PromptTuningConfig(prompt_length=10))
 
+    Hidden states and logits then have P + T positions. Text at position t is at P + t, but for a first token before the
+    prompt. Attention masks, positions, labels of tokens (-100 at the prompt) and of spans are given for T, and made
+    longer. Padding on the left stays in front. In an encoder-decoder, the encoder has the prompt.
+    Prompts of several adapters in a `Stack` are one behind the other.
+
     Args:
         architecture: The name of the method in files.
         prompt_length: Number of prompt positions P.

@@ -27,6 +27,11 @@ class ReftConfig(AdapterConfig):
 
     >>> model.add_adapter("task", LoReftConfig(r=4, prefix_positions=5, suffix_positions=5))
 
+    Which tokens are padding is told by the attention mask of each tower; without one, none are. A position among both
+    the first and the last ones is one of the last. While a model generates, the last positions are those of the text
+    that it was given. Positions of a prompt (`PromptTuningConfig`) count like others. Of several ReFT adapters in a
+    `Stack` only the first one acts behind a layer, as in AdapterHub's `adapters` 1.3.
+
     Args:
         layers: The layers whose output is changed, counted over encoder and decoder, or `all`.
         prefix_positions: Number of positions at the start of each row's text (not of its padding).
