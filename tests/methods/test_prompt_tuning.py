@@ -206,6 +206,8 @@ def test_cached_is_uncached(name: str, class_name: str, way: dict[str, object]) 
             )
         )
     assert torch.equal(*texts)
+    texts += [model.generate(ids, use_cache=c, max_new_tokens=3, num_beams=2) for c in (True, False)]  # without a mask
+    assert torch.equal(*texts[2:])
     if not way and name not in ("bert", "bart"):  # where the row is padded does not matter either
         alone = model.generate(
             input_ids=ids[1:, text], attention_mask=mask[1:, text], max_new_tokens=5, min_new_tokens=5

@@ -104,9 +104,9 @@ class LengthenCall:
         text = ids if ids is not None else embeds[..., 0] if embeds is not None else None
         if text is None:
             return None  # what goes on without this tower
-        mask = self._mask(given, text)
-        where = insertion(mask, prompts.length, prompts.follow_first)
         past = _past(given)
+        mask = self._mask(given, text, past)
+        where = insertion(mask, prompts.length, prompts.follow_first)
         self._check_cache(past, given, text, mask)
         longer = {**given, **self._told(given, text, mask, where, past)}
         entry = Entry(module, None if past else where, prompts.length, given.get("attention_mask"))
@@ -158,13 +158,13 @@ class LengthenCall:
             longer["attention_mask"] = where.pairs(mask)
         return longer
 
-    def _mask(self, given: Mapping[str, Any], text: Tensor) -> Tensor | None:
+    def _mask(self, given: Mapping[str, Any], text: Tensor, past: int) -> Tensor | None:
         """The mask of the tokens. Where prompts are put in behind the embeddings, there must be one: models may make
         one of the input's shape."""
         mask = given.get("attention_mask")
         if mask is None:
             makes = self.stand_in is None and "attention_mask" in self.signature.names
-            return torch.ones_like(text, dtype=torch.long) if makes else None
+            return torch.ones_like(text, dtype=torch.long) if makes and not past else None
         if not isinstance(mask, Tensor) or mask.ndim != text.ndim:
             shape = f"of shape {tuple(mask.shape)}" if isinstance(mask, Tensor) else f"that is a {type(mask).__name__}"
             raise ValueError(
