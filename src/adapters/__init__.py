@@ -27,9 +27,12 @@ if TYPE_CHECKING:
     from .composition import Stack as Stack
     from .composition import parse_composition as parse_composition
     from .configuration import ADAPTER_CONFIG_MAP as ADAPTER_CONFIG_MAP
+    from .configuration import ADAPTERFUSION_CONFIG_MAP as ADAPTERFUSION_CONFIG_MAP
     from .configuration import DEFAULT_ADAPTER_CONFIG as DEFAULT_ADAPTER_CONFIG
+    from .configuration import DEFAULT_ADAPTERFUSION_CONFIG as DEFAULT_ADAPTERFUSION_CONFIG
     from .configuration import AdaLoRAConfig as AdaLoRAConfig
     from .configuration import AdapterConfig as AdapterConfig
+    from .configuration import AdapterFusionConfig as AdapterFusionConfig
     from .configuration import AdapterPlusConfig as AdapterPlusConfig
     from .configuration import BitFitConfig as BitFitConfig
     from .configuration import BnConfig as BnConfig
@@ -41,6 +44,8 @@ if TYPE_CHECKING:
     from .configuration import DoubleSeqBnConfig as DoubleSeqBnConfig
     from .configuration import DoubleSeqBnInvConfig as DoubleSeqBnInvConfig
     from .configuration import DvoRAConfig as DvoRAConfig
+    from .configuration import DynamicAdapterFusionConfig as DynamicAdapterFusionConfig
+    from .configuration import GateFusionConfig as GateFusionConfig
     from .configuration import HoulsbyConfig as HoulsbyConfig
     from .configuration import HoulsbyInvConfig as HoulsbyInvConfig
     from .configuration import IA3Config as IA3Config
@@ -61,6 +66,7 @@ if TYPE_CHECKING:
     from .configuration import ReftConfig as ReftConfig
     from .configuration import SeqBnConfig as SeqBnConfig
     from .configuration import SeqBnInvConfig as SeqBnInvConfig
+    from .configuration import StaticAdapterFusionConfig as StaticAdapterFusionConfig
     from .configuration import UniPELTConfig as UniPELTConfig
     from .configuration import VeraConfig as VeraConfig
     from .configuration import get_adapter_config_hash as get_adapter_config_hash
@@ -93,8 +99,11 @@ _PUBLIC: dict[str, tuple[str, ...]] = {
     ),
     "configuration": (
         "ADAPTER_CONFIG_MAP",
+        "ADAPTERFUSION_CONFIG_MAP",
         "DEFAULT_ADAPTER_CONFIG",
+        "DEFAULT_ADAPTERFUSION_CONFIG",
         "AdapterConfig",
+        "AdapterFusionConfig",
         "AdapterPlusConfig",
         "BnConfig",
         "CompacterConfig",
@@ -116,6 +125,8 @@ _PUBLIC: dict[str, tuple[str, ...]] = {
         "DiReftConfig",
         "DoRAConfig",
         "DvoRAConfig",
+        "DynamicAdapterFusionConfig",
+        "GateFusionConfig",
         "IA3Config",
         "LayerNormTuningConfig",
         "LoRAConfig",
@@ -127,6 +138,7 @@ _PUBLIC: dict[str, tuple[str, ...]] = {
         "PrefixTuningConfig",
         "PromptTuningConfig",
         "ReftConfig",
+        "StaticAdapterFusionConfig",
         "UniPELTConfig",
         "VeraConfig",
         "get_adapter_config_hash",

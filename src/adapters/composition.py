@@ -8,24 +8,26 @@ Stack('language', 'task')
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from copy import copy
 from typing import Any, TypeAlias, Union
 
-Setup: TypeAlias = Union[str, "AdapterCompositionBlock"]
+Setup: TypeAlias = Union[str, "AdapterCompositionBlock", None]
+"""The name of an adapter, a block, or None for the bare model."""
 
 
 class AdapterCompositionBlock(Sequence["Setup"]):
-    """A combination of adapters; its children are adapter names or further blocks.
+    """A combination of adapters; its children are adapter names, further blocks, or None for the bare model.
 
     Args:
-        *children: Names of adapters, or blocks.
+        *children: Names of adapters, blocks, or None.
     """
 
     def __init__(self, *children: Setup) -> None:
         for child in children:
-            if not isinstance(child, (str, AdapterCompositionBlock)):
+            if not (child is None or isinstance(child, (str, AdapterCompositionBlock))):
                 raise TypeError(
-                    f"{type(self).__name__} takes adapter names and composition blocks, not {child!r} "
-                    f"({type(child).__name__})."
+                    f"{type(self).__name__} takes adapter names, composition blocks and None (the bare model), not "
+                    f"{child!r} ({type(child).__name__})."
                 )
         self.children: list[Setup] = list(children)
 
@@ -56,29 +58,43 @@ class AdapterCompositionBlock(Sequence["Setup"]):
     @property
     def parallel_channels(self) -> int:
         """How many times the batch is repeated by the blocks in here."""
-        return max((c.parallel_channels for c in self.children if isinstance(c, AdapterCompositionBlock)), default=1)
+        return max(map(channels, self.children), default=1)
 
-    def first(self) -> str:
-        """The name of the first adapter."""
+    def first(self) -> str | None:
+        """The name of the first adapter; None if that child is the bare model."""
         child = self.children[0]
-        return child if isinstance(child, str) else child.first()
+        return child.first() if isinstance(child, AdapterCompositionBlock) else child
 
-    def last(self) -> str:
-        """The name of the last adapter."""
+    def last(self) -> str | None:
+        """The name of the last adapter; None if that child is the bare model."""
         child = self.children[-1]
-        return child if isinstance(child, str) else child.last()
+        return child.last() if isinstance(child, AdapterCompositionBlock) else child
 
     def flatten(self) -> set[str]:
         """The names of all adapters in here."""
         names: set[str] = set()
         for child in self.children:
-            names |= {child} if isinstance(child, str) else child.flatten()
+            if child is not None:
+                names |= {child} if isinstance(child, str) else child.flatten()
         return names
+
+    def blocks(self) -> Iterator[AdapterCompositionBlock]:
+        """This block and all blocks in it."""
+        yield self
+        for child in self.children:
+            if isinstance(child, AdapterCompositionBlock):
+                yield from child.blocks()
+
+    def with_children(self, children: Sequence[Setup]) -> AdapterCompositionBlock:
+        """The same block with other children."""
+        block = copy(self)
+        block.children = list(children)
+        return block
 
     def to_dict(self) -> dict[str, Any]:
         """The block as plain data, as `adapter_setup.json` holds it."""
         children = [
-            {"type": "single", "children": [child]} if isinstance(child, str) else child.to_dict()
+            child.to_dict() if isinstance(child, AdapterCompositionBlock) else {"type": "single", "children": [child]}
             for child in self.children
         ]
         data: dict[str, Any] = {"type": type(self).__name__, "children": children}
@@ -95,7 +111,7 @@ class AdapterCompositionBlock(Sequence["Setup"]):
         """
         children = data.get("children", [])
         if data.get("type") == "single":
-            return str(children[0])
+            return None if children[0] is None else str(children[0])
         if data.get("type") not in BLOCKS:
             raise ValueError(f"Unknown composition block {data.get('type')!r}; there are {', '.join(BLOCKS)}.")
         block = BLOCKS[data["type"]]
@@ -107,15 +123,15 @@ class Stack(AdapterCompositionBlock):
 
 
 class Parallel(AdapterCompositionBlock):
-    """The batch is repeated, and each copy goes through its own adapter."""
+    """The batch is repeated, and each copy goes through its own adapter. The rows of the first one come first."""
 
     @property
     def parallel_channels(self) -> int:
-        return len(self.children)
+        return sum(map(channels, self.children))
 
 
 class MultiTask(AdapterCompositionBlock):
-    """Each row of a batch goes through the adapter of its task."""
+    """Each row of a batch goes through the adapter of its task, which `task_ids` says in the call of the model."""
 
 
 class Fuse(AdapterCompositionBlock):
@@ -128,10 +144,15 @@ class Fuse(AdapterCompositionBlock):
     @property
     def name(self) -> str:
         """The name of the fusion: the given one, or its adapters' joined by commas."""
-        return self._name or ",".join(c if isinstance(c, str) else c.last() for c in self.children)
+        names = (c.last() if isinstance(c, AdapterCompositionBlock) else c for c in self.children)
+        return self._name or ",".join(str(name) for name in names)
 
     def _arguments(self) -> dict[str, Any]:
         return {"name": self._name} if self._name else {}
+
+
+class Gate(Fuse):
+    """The outputs of several adapters, mixed with learned weights: a softmax of one number per adapter and place."""
 
 
 class Split(AdapterCompositionBlock):
@@ -143,7 +164,7 @@ class Split(AdapterCompositionBlock):
 
     def __init__(self, *split_adapters: Setup, splits: list[int] | int) -> None:
         super().__init__(*split_adapters)
-        self.splits = splits if isinstance(splits, list) else [splits] * len(split_adapters)
+        self.splits = _sizes("splits", splits, split_adapters)
 
     def _arguments(self) -> dict[str, Any]:
         return {"splits": self.splits}
@@ -158,7 +179,7 @@ class BatchSplit(AdapterCompositionBlock):
 
     def __init__(self, *split_adapters: Setup, batch_sizes: list[int] | int) -> None:
         super().__init__(*split_adapters)
-        self.batch_sizes = batch_sizes if isinstance(batch_sizes, list) else [batch_sizes] * len(split_adapters)
+        self.batch_sizes = _sizes("batch_sizes", batch_sizes, split_adapters)
 
     def _arguments(self) -> dict[str, Any]:
         return {"batch_sizes": self.batch_sizes}
@@ -185,8 +206,25 @@ class Average(AdapterCompositionBlock):
         return {"weights": self.weights}
 
 
+def channels(setup: Setup) -> int:
+    """How many times a setup repeats the batch."""
+    return setup.parallel_channels if isinstance(setup, AdapterCompositionBlock) else 1
+
+
+def _sizes(name: str, sizes: list[int] | int, children: Sequence[Setup]) -> list[int]:
+    """A size for each child.
+
+    Raises:
+        ValueError: there are not as many, or one is none.
+    """
+    found = list(sizes) if isinstance(sizes, (list, tuple)) else [sizes] * len(children)
+    if len(found) != len(children) or not all(isinstance(size, int) and size >= 0 for size in found):
+        raise ValueError(f"{name}={sizes!r} for {len(children)} children: give one number, or one for each.")
+    return found
+
+
 BLOCKS: dict[str, type[AdapterCompositionBlock]] = {
-    block.__name__: block for block in (Stack, Fuse, Split, BatchSplit, Parallel, MultiTask, Average)
+    block.__name__: block for block in (Stack, Fuse, Gate, Split, BatchSplit, Parallel, MultiTask, Average)
 }
 
 SetupLike: TypeAlias = Setup | Sequence[Any] | None
@@ -214,8 +252,10 @@ def parse_composition(
         return Stack(adapter_composition)
     if isinstance(adapter_composition, Sequence):
         block = Stack if level == 0 else Fuse
-        children = [c if isinstance(c, str) else parse_composition(c, level + 1) for c in adapter_composition]
-        return block(*children) if children else None  # type: ignore[arg-type]
+        children = [
+            c if c is None or isinstance(c, str) else parse_composition(c, level + 1) for c in adapter_composition
+        ]
+        return block(*children) if children else None
     raise TypeError(
         f"An adapter setup is a name, a block such as Stack('a', 'b'), a list of these or None, "
         f"not {adapter_composition!r}."

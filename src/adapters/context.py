@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextvars import ContextVar, Token
 from types import TracebackType
 from typing import Any
 
-from .composition import AdapterCompositionBlock, SetupLike, parse_composition
+from .composition import AdapterCompositionBlock, Setup, SetupLike, parse_composition
 
 _SETUPS: ContextVar[tuple[AdapterSetup, ...]] = ContextVar("adapter_setups", default=())
 
@@ -33,11 +34,22 @@ class AdapterSetup:
         adapter_setup: A name, a block, a list of names (a `Stack`), or None for the bare model.
         head_setup: The prediction head to use; by default the head with the name of the (last) adapter.
         ignore_empty: Taken for compatibility: None is always legal.
+        adapter_names: Instead of a setup for all rows, one for each row of the batch.
     """
 
-    def __init__(self, adapter_setup: SetupLike, head_setup: Any = None, ignore_empty: bool = False) -> None:
+    def __init__(
+        self,
+        adapter_setup: SetupLike = None,
+        head_setup: Any = None,
+        ignore_empty: bool = False,
+        *,
+        adapter_names: Sequence[Setup] | None = None,
+    ) -> None:
+        if adapter_setup is not None and adapter_names is not None:
+            raise ValueError("adapter_setup is for all rows and adapter_names for each row; give one of them.")
         self.adapter_setup: AdapterCompositionBlock | None = parse_composition(adapter_setup)
         self.head_setup = head_setup
+        self.adapter_names = None if adapter_names is None else list(adapter_names)
         self._tokens: list[Token[tuple[AdapterSetup, ...]]] = []
 
     def __enter__(self) -> AdapterSetup:

@@ -16,18 +16,22 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import torch
 from torch import nn
+from torch._dynamo.eval_frame import skip_code
 from transformers import GenerationMixin, PreTrainedModel
 
-from . import embeddings, peft_library
+from . import embeddings, fusions, peft_library
 from .anatomy import AdapterModelInterface, anatomy, anatomy_from_interface
 from .anatomy.interface import submodule
 from .anatomy.parts import Sublayer
-from .checkpoints import native
+from .calling import Options, Use, shown, use
+from .checkpoints import fusions as fusion_files
+from .checkpoints import native, setups
 from .checkpoints.files import INTERFACE_CONFIG, read_json, write_json
 from .composition import AdapterCompositionBlock, SetupLike, Stack, parse_composition
-from .configuration import AdapterConfig, ModelAdaptersConfig, get_adapter_config_hash
-from .context import AdapterSetup, OpenSetups
+from .configuration import AdapterConfig, FusionConfig, ModelAdaptersConfig, get_adapter_config_hash
+from .context import OpenSetups
 from .embeddings import DEFAULT, LoadedEmbeddings
+from .fusions import FusionLike
 from .heads.model_heads import read_static_head, save_static_head
 from .methods.prefix_tuning import eject
 from .registry import Adapter, AdapterRegistry
@@ -198,6 +202,57 @@ class ModelAdaptersMixin(nn.Module):
             return
         self._adapter_registry.delete(adapter_name)
 
+    def add_adapter_fusion(
+        self,
+        adapter_names: FusionLike,
+        config: str | Mapping[str, Any] | FusionConfig | None = None,
+        name: str | None = None,
+        overwrite_ok: bool = False,
+        set_active: bool = False,
+    ) -> None:
+        """Add a learned mixture of adapters: AdapterFusion, or a gate.
+
+        >>> model.add_adapter_fusion(["a", "b", "c"])
+        >>> model.add_adapter_fusion(Gate("a", "b"))
+        >>> model.train_adapter_fusion(Fuse("a", "b", "c"))
+
+        It gets a module at each point where one of its adapters adds something. A stack among them is named by its last
+        adapter, as in `Fuse(Stack("a", "b"), "c")`, which uses the fusion "b,c".
+
+        Args:
+            adapter_names: A `Fuse` or `Gate` block, a list of adapters, or their names with commas between them.
+            config: `"dynamic"` (the default), `"static"`, `"gate"` (the default for a `Gate`), with fields to change in
+                brackets; a dictionary; or a configuration.
+            name: Its name; by default that of the block, which is the names of the adapters with commas between them.
+            overwrite_ok: Whether a fusion of the same name may be replaced.
+            set_active: Whether to activate it.
+
+        Raises:
+            UnknownAdapterError: an adapter is not there.
+            ValueError: the name is taken, or an adapter adds nothing that could be mixed (prefixes, prompts …). The
+                model is then as it was.
+        """
+        registry = self._adapter_registry
+        fusion = fusions.build(registry, adapter_names, config, name)
+        _check_name(fusion.name)
+        if fusion.name in registry.fusions and not overwrite_ok:
+            raise ValueError(
+                f"There is a fusion named {fusion.name!r} already. Choose another name, or pass overwrite_ok=True."
+            )
+        registry.attach_fusion(fusion)
+        if set_active:
+            block = adapter_names if isinstance(adapter_names, Fuse) and name is None else fusions.fuse_block(fusion)
+            self.set_active_adapters(block)
+
+    def delete_adapter_fusion(self, adapter_names: FusionLike) -> None:
+        """Remove a fusion, but not its adapters. If it is active, nothing is active afterwards.
+
+        Raises:
+            UnknownAdapterError: there is no such fusion.
+        """
+        registry = self._adapter_registry
+        registry.delete_fusion(fusions.fusion_of(registry, adapter_names).name)
+
     # -- activating and training ------------------------------------------------------------------------------------
 
     @property
@@ -264,6 +319,42 @@ class ModelAdaptersMixin(nn.Module):
         if train_embeddings:
             token_embeddings(self, registry).requires_grad_(True)
         self.set_active_adapters(setup)
+
+    def train_adapter_fusion(self, adapter_setup: SetupLike, unfreeze_adapters: bool = False) -> None:
+        """Freeze all but the fusions in a setup, activate it, and switch to training mode.
+
+        >>> model.train_adapter_fusion(Fuse("a", "b", "c"))
+
+        Add `model.get_fusion_regularization_loss()` to the loss, if it is not None. Heads are not touched.
+
+        Args:
+            adapter_setup: A setup with at least one `Fuse`.
+            unfreeze_adapters: Whether the adapters in it are trained too.
+
+        Raises:
+            UnknownAdapterError: there is no such adapter or fusion. The model is then as it was.
+            ValueError: nothing is fused in this setup.
+        """
+        setup = parse_composition(adapter_setup)
+        registry = self._adapter_registry
+        found = fusions.fusions_in(registry, setup) if setup is not None else []
+        if setup is None or not found:
+            raise ValueError(f"train_adapter_fusion needs a setup with a Fuse, such as Fuse('a', 'b'), not {setup!r}.")
+        registry.check(setup)
+        self.train()
+        self.freeze_model(True)
+        for fusion in found:
+            fusions.set_trainable(fusion, True)
+        for name in setup.flatten() if unfreeze_adapters else ():
+            registry.set_trainable(name, True)
+        self.set_active_adapters(setup)
+
+    def get_fusion_regularization_loss(self) -> torch.Tensor | None:
+        """What keeps the value matrices of fusions near the identity: 0.01 · Σ (V − I)²; None if there are none.
+
+        >>> loss = model(**batch).loss + model.get_fusion_regularization_loss()
+        """
+        return fusions.regularization_loss(self._adapter_registry)
 
     def freeze_model(self, freeze: bool = True) -> None:
         """Freeze, or unfreeze, the base model with all adapters and embeddings in it. Heads are not touched."""
@@ -433,10 +524,12 @@ class ModelAdaptersMixin(nn.Module):
 
     @property
     def adapters_config(self) -> ModelAdaptersConfig:
-        """The configurations of the adapters, by name; those of `peft` are in `model.peft_config`."""
+        """The configurations of the adapters and fusions, by name; those of `peft` are in `model.peft_config`."""
         found = ModelAdaptersConfig()
         for name, adapter in self._adapter_registry.adapters.items():
             found.add(name, adapter.config)
+        for fusion in self._adapter_registry.fusions.values():
+            found.add_fusion(fusion.adapter_names, fusion.config, fusion.name)
         return found
 
     @property
@@ -480,6 +573,17 @@ class ModelAdaptersMixin(nn.Module):
             UnknownAdapterError: there is no such adapter.
         """
         for module in self._adapter_registry[name].modules():
+            module.to(device=device, dtype=dtype)
+
+    def adapter_fusion_to(
+        self, adapter_names: FusionLike, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+    ) -> None:
+        """Move a fusion to a device, or to another type of numbers.
+
+        Raises:
+            UnknownAdapterError: there is no such fusion.
+        """
+        for module in fusions.fusion_of(self._adapter_registry, adapter_names).modules():
             module.to(device=device, dtype=dtype)
 
     def supports_adapter(self, type_or_config: str | AdapterConfig) -> bool:
@@ -654,10 +758,12 @@ class ModelAdaptersMixin(nn.Module):
             return
         config = cast(Any, self).config
         entries = self._config_entries()
-        merged = self._names_in_state_of(self._adapter_registry.merged)
-        if merged:
+        left_out = self._names_in_state_of(self._adapter_registry.merged) | fusions.names_of_incomplete(
+            self, self._adapter_registry
+        )
+        if left_out:
             state = kwargs.get("state_dict") or self.state_dict()
-            kwargs["state_dict"] = {key: tensor for key, tensor in state.items() if key not in merged}
+            kwargs["state_dict"] = {key: tensor for key, tensor in state.items() if key not in left_out}
         try:
             for key, value in entries.items():
                 setattr(config, key, value)
@@ -699,6 +805,8 @@ class ModelAdaptersMixin(nn.Module):
         for name, adapter in self._adapter_registry.adapters.items():
             if name not in self._adapter_registry.merged:
                 kept.add(name, adapter.config)
+        for fusion in fusions.complete(self._adapter_registry):
+            kept.add_fusion(fusion.adapter_names, fusion.config, fusion.name)
         return {"adapters": kept.to_dict()}
 
     def _names_in_state_of(self, adapters: Iterable[str]) -> set[str]:
@@ -710,26 +818,34 @@ class ModelAdaptersMixin(nn.Module):
     # -- the forward pass -------------------------------------------------------------------------------------------
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        if not OpenSetups.count:
-            # Both ways are the same: asked for is only that a graph made without any hook is not used with some.
-            if self._adapter_registry.table.is_in_use:
-                return super().__call__(*args, **kwargs)
-            return super().__call__(*args, **kwargs)
-        with self._setup_in_use():
-            return super().__call__(*args, **kwargs)
+        """Call the model; see `forward` of its own class.
 
-    @contextlib.contextmanager
-    def _setup_in_use(self) -> Iterator[None]:
-        """Use the setup of the `AdapterSetup` that the caller is in, if there is one."""
-        if AdapterSetup.get_context() is None:
-            yield
-            return
+        >>> model(**batch, adapter_names=["a", None, "b", "a"])
+
+        Besides the model's own arguments there are:
+
+            adapter_names: For each row of the batch the adapter (or the block) that it goes through, or None.
+            task_ids: For each row the number, or the name, of a child of the active `MultiTask`.
+            output_adapter_fusion_attentions: Whether the output gets `adapter_fusion_attentions`: by fusion, layer and
+                location arrays of shape (batch, tokens, adapters).
+            output_adapter_gating_scores: Whether the output gets `adapter_gating_scores`, by adapter, layer, location.
+        """
+        if not OpenSetups.count and not Options.are_in(kwargs):
+            return self._called(None, args, kwargs)
+        options = Options.taken_from(kwargs)
         registry = self._adapter_registry
-        if registry.peft.trained:
-            raise ValueError("AdapterSetup is for adapters of this library; those of peft are active for all threads.")
-        setup = AdapterSetup.get_context_adapter_setup()
-        with registry.table.borrowed(registry.compile(setup, registry.skip_layers)):
-            yield
+        called = use(registry, options)
+        with called.borrowed(), shown(registry, options) as extended:
+            return extended(self._called(called, args, kwargs))
+
+    def _called(self, called: Use | None, args: Any, kwargs: Any) -> Any:
+        """The part of a call that is compiled."""
+        if called is not None:
+            return called.called(super().__call__, args, kwargs)
+        # Both ways are the same: asked for is only that a graph made without any hook is not used with some.
+        if self._adapter_registry.table.is_in_use:
+            return super().__call__(*args, **kwargs)
+        return super().__call__(*args, **kwargs)
 
     def _set_gradient_checkpointing(
         self, enable: bool = True, gradient_checkpointing_func: Callable[..., Any] | None = None, **kwargs: Any
@@ -765,6 +881,11 @@ class ModelAdaptersMixin(nn.Module):
         return _restore, (_own_class(type(self)),), self.__dict__
 
 
+# `torch.compile` begins behind this function: in it context variables and names of adapters are looked up, which cannot
+# be compiled, or would make a new graph for each.
+skip_code(ModelAdaptersMixin.__call__.__code__)
+
+
 def adapted_class(own_class: type[nn.Module]) -> type[nn.Module]:
     """A model's class with the methods of adapters in front. It has the same name and module as the model's own.
 
@@ -784,8 +905,10 @@ _ADAPTED_CLASSES: dict[type[nn.Module], type[nn.Module]] = {}
 def _generate_in_setup(self: Any, *args: Any, **kwargs: Any) -> Any:
     """Generation calls the encoder of a model by itself, so the setup must be in use around the whole of it."""
     own_class: Any = _own_class(type(self))
-    with self._setup_in_use(), Generation():
-        return own_class.generate(self, *args, **kwargs)
+    called = use(self._adapter_registry, Options.taken_from(kwargs))
+    args, kwargs, is_repeated = called.repeated(args, kwargs)
+    with called.borrowed(), Generation():
+        return called.called(functools.partial(own_class.generate, self), args, kwargs, is_repeated)
 
 
 def _adapted_class(own_class: type[nn.Module]) -> type[nn.Module]:
@@ -941,6 +1064,9 @@ def add_saved_adapters(model: Any, config: Any) -> None:
         saved = ModelAdaptersConfig(**entry)
         for name in saved:
             model.add_adapter(name, saved.get(name))
+        for name in saved.fusions:
+            fusion_config, adapter_names = saved.get_fusion(name)
+            model.add_adapter_fusion(adapter_names, fusion_config, name)
         del config.adapters
 
 

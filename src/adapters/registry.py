@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Iterator, Sequence
+import functools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import cast
 
 import torch
 from torch import nn
 
-from .anatomy.parts import Anatomy, Point, WholeModule
-from .composition import AdapterCompositionBlock, Stack
+from .anatomy.parts import Anatomy, AttentionCore, Experts, InputEmbeddings, LayerOutput, Point, WholeModule
+from .composition import AdapterCompositionBlock, Fuse, MultiTask, Setup, Stack
 from .configuration import AdapterConfig
 from .merging import MergedAdapters
 from .methods import AdapterModule, Placement, placements_of
+from .methods.base import ModuleMap, PositionsMap, SublayerMap
+from .methods.fusion import Fusion, FusionModule
+from .methods.low_rank import LowRank
 from .runtime.calls import Calls
+from .runtime.flows import Flow, Rows, flow_of, modules_of, routed
 from .runtime.hooks import HookPoint, HookTable, Routing, Step
 from .runtime.invertible import invertible_steps
+from .runtime.lanes import Lanes, RowPlan
 from .runtime.modules import tied_steps, with_folded_biases
+from .runtime.repeating import row_steps
 from .runtime.steps import joined, rank, steps_at
 
 
@@ -119,12 +125,16 @@ class AdapterRegistry:
         self.base_path = base_path
         self.output_embeddings = output_embeddings
         self.adapters: dict[str, Adapter] = {}
+        self.fusions: dict[str, Fusion] = {}
+        self.labels_are_repeated = self.model is not base
+        """Whether the model's own `forward` takes labels of rows, and not one of ours."""
         self.active: AdapterCompositionBlock | None = None
         self.skip_layers: tuple[int, ...] = ()
         self.table = HookTable()
         self.merged = MergedAdapters(base)
         self.peft = PeftAdapters()
         self._compiled: dict[tuple[str, tuple[int, ...]], Routing] = {}
+        self._of_rows: _RowRouting | None = None
 
     def __getitem__(self, name: str) -> Adapter:
         if name in self.peft.trained:
@@ -160,7 +170,8 @@ class AdapterRegistry:
         if layers is not None:
             config = _only_layers(config, layers, self.anatomy)
         adapter = Adapter(name, config, tuple(placements_of(config, self.anatomy, self.base)))
-        for _ in self._steps_of([adapter], ()):  # what cannot be activated is refused before anything is added
+        # What cannot be activated is refused before anything is added.
+        for _ in self._steps_of(Lanes(RowPlan(name)), {name: adapter}, ()):
             pass
         for module in () if is_filled else adapter.modules():
             module.start(self.base)
@@ -168,13 +179,16 @@ class AdapterRegistry:
 
     def attach(self, adapter: Adapter) -> None:
         """Add a built adapter, with the device and type of numbers of the modules that it is attached to."""
-        for placement in adapter.placements:
+        self._attach(adapter)
+        self.adapters[adapter.name] = adapter
+
+    def _attach(self, owner: Adapter | Fusion) -> None:
+        for placement in owner.placements:
             host = self.base.get_submodule(placement.host)
             device, dtype = _device_and_dtype(host, self.base)
             placement.module.to(device=device, dtype=placement.module.dtype or dtype)
             placement.module.train(host.training)
-            _container(host, placement.container).attach(adapter.name, placement.module)
-        self.adapters[adapter.name] = adapter
+            _container(host, placement.container).attach(owner.name, placement.module)
 
     def delete(self, name: str) -> None:
         """Remove an adapter from the model; if it is active, nothing is active afterwards."""
@@ -185,7 +199,23 @@ class AdapterRegistry:
         for placement in adapter.placements:
             _remove(self.base.get_submodule(placement.host), placement.container, name)
         del self.adapters[name]
-        self._compiled.clear()
+        self._forget()
+
+    def attach_fusion(self, fusion: Fusion) -> None:
+        """Add a fusion that was made, as `attach` does with an adapter. One of the same name is replaced."""
+        if fusion.name in self.fusions:
+            self.delete_fusion(fusion.name)
+        self._attach(fusion)
+        self.fusions[fusion.name] = fusion
+
+    def delete_fusion(self, name: str) -> None:
+        """Remove a fusion from the model; if it is active, nothing is active afterwards."""
+        used = self.active.blocks() if self.active is not None else ()
+        if any(isinstance(block, Fuse) and block.name == name for block in used):
+            self.activate(None)
+        for placement in self.fusions.pop(name).placements:
+            _remove(self.base.get_submodule(placement.host), placement.container, name)
+        self._forget()
 
     def set_trainable(self, name: str, trainable: bool) -> None:
         """Freeze or unfreeze an adapter, except for what its configuration fixes."""
@@ -216,7 +246,7 @@ class AdapterRegistry:
         self._compile_anew()
 
     def _compile_anew(self) -> None:
-        self._compiled.clear()
+        self._forget()
         self.activate(self.active, self.skip_layers)
 
     def _check_not_merged(self, names: Iterable[str], what: str) -> None:
@@ -236,12 +266,11 @@ class AdapterRegistry:
         self.active, self.skip_layers = setup, tuple(skip_layers)
 
     def compile(self, setup: AdapterCompositionBlock | None, skip_layers: Sequence[int] = ()) -> Routing:
-        """The routing of a setup. The same setup gives the same routing until an adapter is deleted.
+        """The routing of a setup. The same setup gives the same routing until adapters change.
 
         Raises:
             UnknownAdapterError: the setup names an adapter that is not there.
-            NotImplementedError: the setup has a block that is not supported yet.
-            ValueError: a layer to skip is not there.
+            ValueError: a layer to skip is not there, or the setup has no meaning with these adapters.
         """
         if skip_layers:  # looked at only then: a setup of an `AdapterSetup` is compiled at every call of the model
             self._check_layers(skip_layers)
@@ -251,10 +280,53 @@ class AdapterRegistry:
         if key not in self._compiled:
             if len(self._compiled) >= 64:  # setups come and go in a server
                 self._compiled.clear()
-            adapters = [self._without_merged(self[name], skip_layers) for name in names_in_order(setup)]
-            steps = joined(list(self._steps_of(adapters, skip_layers)))
-            self._compiled[key] = Routing(with_folded_biases(steps))
+            self._compiled[key] = self._routing(setup, skip_layers)
         return self._compiled[key]
+
+    def of_rows(self, names: Sequence[Setup]) -> tuple[Routing, list[int]]:
+        """The routing for a batch whose rows go through adapters of their own, and for each row which one.
+
+        It is that of the last call if the adapters were among those of that one; so calls that go through the same
+        ones in other orders are cheap.
+
+        Args:
+            names: For each row an adapter, a block, or None for the bare model.
+
+        Raises:
+            UnknownAdapterError: there is no such adapter.
+        """
+        rows = self._of_rows
+        if rows is None or rows.skip_layers != self.skip_layers or not rows.numbers.keys() >= set(names):
+            known = [name for name in (rows.numbers if rows is not None else ()) if name not in names]
+            children = list(dict.fromkeys(names))
+            children += known[: max(0, 64 - len(children))]
+            setup = MultiTask(*children)
+            routing = self._routing(setup, self.skip_layers)
+            rows = self._of_rows = _RowRouting(
+                routing, dict(zip(children, range(len(children)), strict=True)), self.skip_layers
+            )
+            self.table.keep(routing)
+        return rows.routing, [rows.numbers[name] for name in names]
+
+    def _forget(self) -> None:
+        """Forget what was compiled: adapters have changed."""
+        self._compiled.clear()
+        self._of_rows = None
+        self.table.keep(None)
+
+    def _routing(self, setup: AdapterCompositionBlock, skip_layers: Sequence[int]) -> Routing:
+        check_complete(setup)
+        adapters = {name: self._without_merged(self[name], skip_layers) for name in sorted(setup.flatten())}
+        merged = sorted(setup.flatten() & set(self.merged))
+        mixing = next((block for block in setup.blocks() if not isinstance(block, Stack)), None)
+        if merged and mixing is not None:
+            raise ValueError(
+                f"Adapter {merged[0]!r} is merged into the weights, so that it acts on all rows and tokens, and cannot "
+                f"be part of {mixing!r}; call model.reset_adapter({merged[0]!r}) first."
+            )
+        lanes = Lanes(RowPlan(setup))
+        steps = joined(list(self._steps_of(lanes, adapters, skip_layers)))
+        return Routing(with_folded_biases(steps), lanes)
 
     def _without_merged(self, adapter: Adapter, skip_layers: Sequence[int]) -> Adapter:
         """The adapter as a setup sees it: without modules if what they do is in the weights already."""
@@ -265,11 +337,12 @@ class AdapterRegistry:
         return Adapter(adapter.name, adapter.config, ())
 
     def check(self, setup: AdapterCompositionBlock) -> None:
-        """Raise for names that are not there, for blocks that are not supported, and for what cannot be trained."""
-        names_in_order(setup)
+        """Raise for names that are not there, for setups without meaning, and for what cannot be trained."""
+        check_complete(setup)
         for name in setup.flatten():
             self[name]
         self._check_not_merged(setup.flatten(), "trained")
+        self.compile(setup)
 
     def _check_layers(self, skip_layers: Sequence[int]) -> None:
         missing = set(skip_layers) - {layer.index for layer in self.anatomy.layers}
@@ -279,48 +352,149 @@ class AdapterRegistry:
                 f"{self.anatomy.model_class}, which has layers 0 to {len(self.anatomy.layers) - 1}."
             )
 
-    def _steps_of(self, adapters: Sequence[Adapter], skip_layers: Sequence[int]) -> Iterator[tuple[HookPoint, Step]]:
-        """The steps of adapters that act one after the other. An invertible one acts only if it is the first's."""
-        by_place: dict[tuple[str, str] | WholeModule, list[Placement]] = {}
-        for adapter in adapters:
+    def _steps_of(
+        self, lanes: Lanes, adapters: Mapping[str, Adapter], skip_layers: Sequence[int]
+    ) -> Iterator[tuple[HookPoint, Step]]:
+        """The steps of adapters, for the lanes of a setup of them."""
+        calls = Calls(self.base, self.model, self.anatomy)
+        differing: list[int] = []
+        is_early = False
+        found: list[tuple[HookPoint, Step]] = []
+        places = self._places(adapters, skip_layers)
+        for place in sorted(places.values(), key=lambda place: rank(place.point)):
+            flow = self._flow(lanes, place)
+            if not flow:
+                continue
+            found += steps_at(self.base, place.point, flow, calls)
+            if any(isinstance(part, Rows) for part in flow):
+                differing.append(place.layer)
+                is_early |= place.layer < 0 or isinstance(place.point, (LayerOutput, InputEmbeddings))
+        invertible = self._invertible_flow(lanes, adapters)
+        found += invertible_steps(self.base, self.anatomy, invertible, self.output_embeddings, calls)
+        is_early |= any(isinstance(part, Rows) for part in invertible)
+        # The number of rows is what all other steps go by, so it is seen first.
+        model = self.model if self.labels_are_repeated else self.base
+        yield from row_steps(self.base, model, self.anatomy, lanes, differing, is_early or bool(calls))
+        yield from found
+        yield from calls.steps()
+        tied = list(tied_steps(self.base, [p for a in adapters.values() for p in a.placements], self.output_embeddings))
+        if tied and len(adapters) > 1:
+            raise ValueError(
+                "The embeddings that an adapter has in the place of the model's (modules_to_save) are tied to the "
+                f"output layer, and can only be used by that adapter alone; given: {', '.join(adapters)}."
+            )
+        yield from tied
+
+    def _places(self, adapters: Mapping[str, Adapter], skip_layers: Sequence[int]) -> dict[object, _Place]:
+        """The points at which any of the adapters has modules."""
+        places: dict[object, _Place] = {}
+        for name, adapter in adapters.items():
             for placement in adapter.placements:
                 if placement.point is not None and placement.layer not in skip_layers:
                     # What stands for a module must be seen with all else that does, in whatever container.
-                    point, place = placement.point, (placement.host, placement.container)
-                    by_place.setdefault(point if isinstance(point, WholeModule) else place, []).append(placement)
-        calls = Calls(self.base, self.model)
-        points = [(cast(Point, found[0].point), [p.module for p in found]) for found in by_place.values()]
-        for point, modules in sorted(points, key=lambda pair: rank(pair[0])):
-            yield from steps_at(self.base, point, modules, calls)
-        yield from calls.steps()
-        yield from invertible_steps(self.base, self.anatomy, adapters[0].placements, self.output_embeddings)
-        yield from tied_steps(self.base, [p for a in adapters for p in a.placements], self.output_embeddings)
+                    is_whole = isinstance(placement.point, WholeModule)
+                    key = placement.point if is_whole else (placement.host, placement.container)
+                    place = places.setdefault(key, _Place(placement.point, placement.host, placement.layer))
+                    place.modules.setdefault(name, []).append(placement.module)
+        return places
+
+    def _flow(self, lanes: Lanes, place: _Place) -> Flow:
+        """What the lanes do at a place."""
+        fusion = functools.partial(self._fusion_at, place)
+        flows = [flow_of(lane, place.modules, fusion) for lane in lanes.plan.lanes]
+        return routed(flows, lanes, may_divide)
+
+    def _fusion_at(self, place: _Place, block: Fuse) -> FusionModule | None:
+        """What was trained to mix the children of a block at a place.
+
+        Raises:
+            ValueError: there is no such fusion, or it cannot be there.
+        """
+        what = _UNFUSABLE.get(type(place.point))
+        if what is not None:
+            raise ValueError(f"{type(block).__name__} is not defined for {what}: given {block!r}.")
+        if block.name not in self.fusions:
+            raise UnknownAdapterError(
+                f"There is no fusion named {block.name!r} for {block!r}: call model.add_adapter_fusion({block!r}) "
+                f"first, or load one. There are: {', '.join(map(repr, self.fusions)) or 'none'}."
+            )
+        for placement in self.fusions[block.name].placements:
+            if placement.host == place.host and type(placement.point) is type(place.point):
+                assert isinstance(placement.module, FusionModule)
+                return placement.module
+        return None
+
+    def _invertible_flow(self, lanes: Lanes, adapters: Mapping[str, Adapter]) -> Flow:
+        """What the lanes do to embeddings by invertible adapters; of those in a stack the first one counts."""
+        modules = {
+            name: [p.module for p in adapter.placements if p.location == "invertible"]
+            for name, adapter in adapters.items()
+        }
+        if not any(modules.values()):
+            return ()
+        flows = [flow_of(first_of_stacks(lane), modules, lambda block: None) for lane in lanes.plan.lanes]
+        return routed(flows, lanes, may_divide)
 
     def detach(self) -> None:
         """Remove all adapters and hooks, and bring the original weights back."""
         self.activate(None)
         self.merged.reset()
+        for name in list(self.fusions):
+            self.delete_fusion(name)
         for name in list(self.adapters):
             self.delete(name)
 
 
-def names_in_order(setup: AdapterCompositionBlock) -> list[str]:
-    """The adapters of a stack, also of nested stacks, in the order in which they act.
+@dataclass(frozen=True)
+class _RowRouting:
+    """The routing of the last call whose rows went through adapters of their own, and their numbers in it."""
 
-    Raises:
-        NotImplementedError: the setup has another block than `Stack`.
-    """
-    if not isinstance(setup, Stack):
-        raise NotImplementedError(
-            f"{type(setup).__name__} is not supported yet; what can be active is an adapter or a Stack of adapters. "
-            f"Given: {setup!r}."
-        )
-    names: list[str] = []
-    for child in setup:
-        names += [child] if isinstance(child, str) else names_in_order(child)
-    if not names:
-        raise ValueError("The setup is empty; give None to deactivate all adapters.")
-    return names
+    routing: Routing
+    numbers: Mapping[Setup, int]
+    skip_layers: tuple[int, ...]
+
+
+@dataclass
+class _Place:
+    """A point of the model, with the modules that adapters have there."""
+
+    point: Point
+    host: str
+    layer: int
+    modules: dict[str, list[nn.Module]] = field(default_factory=dict)
+
+
+_UNFUSABLE: dict[type, str] = {
+    AttentionCore: "prefix tuning, which adds nothing of its own to the tokens",
+    InputEmbeddings: "prompt tuning, which adds nothing of its own to the tokens",
+    WholeModule: "bitfit, ln_tuning and modules_to_save",
+    Experts: "LoRA of fused experts",
+}
+
+
+def check_complete(setup: AdapterCompositionBlock) -> None:
+    """Raise a ValueError for a block without children."""
+    for block in setup.blocks():
+        if not len(block):
+            raise ValueError(f"{block!r} is empty; give None to deactivate all adapters.")
+
+
+def first_of_stacks(setup: Setup) -> Setup:
+    """The setup with the first child of each stack in its place, and of what is fused."""
+    if not isinstance(setup, AdapterCompositionBlock):
+        return setup
+    if isinstance(setup, (Stack, Fuse)):
+        return first_of_stacks(setup[0])
+    return setup.with_children([first_of_stacks(child) for child in setup])
+
+
+def may_divide(flows: Sequence[Flow]) -> bool:
+    """Whether the first parts of all flows can act before the second ones: not if these go on from the first ones."""
+    chains = (LowRank, PositionsMap, ModuleMap)
+    if any(isinstance(part, chains) for flow in flows if len(flow) > 1 for part in flow):
+        return False
+    maps = [m for flow in flows for m in modules_of(flow) if isinstance(m, SublayerMap)]
+    return not any(m.is_parallel or m.replaces_norm for m in maps)
 
 
 def _merged_skips(name: str, skip_layers: Sequence[int]) -> str:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ..configuration import AdapterConfig, ConfigUnion
 from ..methods import AdapterModule, updated
+from ..methods.fusion import Fusion
 from ..registry import Adapter, AdapterRegistry
 from .files import (
     ADAPTER_CONFIG,
@@ -48,14 +49,8 @@ def save(
         facts: The further entries of `adapter_config.json`.
         use_safetensors: Whether to write safetensors, or PyTorch's format.
     """
-    prefix = f"{base_path}." if base_path else ""
-    tensors = {
-        f"{prefix}{name}.{key}": tensor
-        for name, module in named_modules(adapter, adapter.name).items()
-        for key, tensor in module.state_dict().items()
-    }
     folder.mkdir(parents=True, exist_ok=True)
-    write_tensors(folder, ADAPTER_WEIGHTS, tensors, use_safetensors)
+    write_tensors(folder, ADAPTER_WEIGHTS, named_tensors(adapter, base_path), use_safetensors)
     write_json(folder / ADAPTER_CONFIG, {**facts, "config": adapter.config.to_dict(), "name": adapter.name})
 
 
@@ -107,7 +102,7 @@ def load(
     # Layers that are left out only now are in the file, and are no surprise there.
     optional = _names_of_layers(registry, saved_name, whole, left_out) if left_out else set()
     modules = named_modules(adapter, saved_name)
-    tensors = _in_todays_form(modules, matched(tensors, aliases(modules), model_type))
+    tensors = in_todays_form(modules, matched(tensors, aliases(modules), model_type))
     fill(modules, tensors, str(folder), optional)
     return adapter
 
@@ -139,10 +134,20 @@ def _as_added(config: AdapterConfig, added: AdapterConfig) -> AdapterConfig:
     return added if is_same else config
 
 
-def named_modules(adapter: Adapter, name: str) -> dict[str, AdapterModule]:
-    """The modules of an adapter, by the prefix of their tensors in files (without the base model's path)."""
+def named_modules(adapter: Adapter | Fusion, name: str) -> dict[str, AdapterModule]:
+    """The modules of an adapter or a fusion, by the prefix of their tensors in files, without the base model's path."""
     return {
         f"{p.host}.{p.container}.{name}" if p.host else f"{p.container}.{name}": p.module for p in adapter.placements
+    }
+
+
+def named_tensors(adapter: Adapter | Fusion, base_path: str) -> dict[str, Tensor]:
+    """The tensors of an adapter or a fusion, by their names in files."""
+    prefix = f"{base_path}." if base_path else ""
+    return {
+        f"{prefix}{name}.{key}": tensor
+        for name, module in named_modules(adapter, adapter.name).items()
+        for key, tensor in module.state_dict().items()
     }
 
 
@@ -179,7 +184,7 @@ def fill(
             parameter.copy_(by_first[name])
 
 
-def _in_todays_form(modules: Mapping[str, AdapterModule], tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def in_todays_form(modules: Mapping[str, AdapterModule], tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The tensors of a file, with each module's as it reads them."""
     by_module: dict[str, dict[str, Tensor]] = {prefix: {} for prefix in modules}
     found: dict[str, Tensor] = {}

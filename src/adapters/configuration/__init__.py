@@ -17,6 +17,13 @@ from .bottleneck import PfeifferConfig as PfeifferConfig
 from .bottleneck import PfeifferInvConfig as PfeifferInvConfig
 from .bottleneck import SeqBnConfig as SeqBnConfig
 from .bottleneck import SeqBnInvConfig as SeqBnInvConfig
+from .fusion import ADAPTERFUSION_CONFIG_MAP as ADAPTERFUSION_CONFIG_MAP
+from .fusion import DEFAULT_ADAPTERFUSION_CONFIG as DEFAULT_ADAPTERFUSION_CONFIG
+from .fusion import AdapterFusionConfig as AdapterFusionConfig
+from .fusion import DynamicAdapterFusionConfig as DynamicAdapterFusionConfig
+from .fusion import FusionConfig as FusionConfig
+from .fusion import GateFusionConfig as GateFusionConfig
+from .fusion import StaticAdapterFusionConfig as StaticAdapterFusionConfig
 from .hashing import get_adapter_config_hash as get_adapter_config_hash
 from .lora import AdaLoRAConfig as AdaLoRAConfig
 from .lora import DoRAConfig as DoRAConfig

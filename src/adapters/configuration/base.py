@@ -32,19 +32,8 @@ def new_field(absent: Any, default: Any = dataclasses.MISSING) -> Any:
 
 
 @dataclasses.dataclass(frozen=True)
-class AdapterConfig(Mapping[str, Any]):
-    """What every configuration of an adapter can do. The methods' own classes are in this package.
-
-    >>> config = AdapterConfig.load("seq_bn", reduction_factor=12)
-    >>> config.reduction_factor, config["reduction_factor"]
-    (12, 12)
-    """
-
-    architecture = cast("str | None", None)
-    """The name of the method in saved files; None for bottleneck adapters, whose files have none."""
-
-    _methods: ClassVar[dict[str | None, type[AdapterConfig]]] = {}
-    _presets: ClassVar[dict[str, AdapterConfig]] = {}
+class Fields(Mapping[str, Any]):
+    """An immutable dataclass that can be read like a dictionary of its fields."""
 
     def __getitem__(self, field: str) -> Any:
         if field in {f.name for f in dataclasses.fields(self)}:
@@ -58,7 +47,7 @@ class AdapterConfig(Mapping[str, Any]):
         return len(dataclasses.fields(self))
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields, as `adapter_config.json` holds them.
+        """The fields, as configuration files hold them.
 
         Fields that AdapterHub's `adapters` 1.3 does not know are left out as long as they say nothing.
         """
@@ -66,6 +55,22 @@ class AdapterConfig(Mapping[str, Any]):
         return {
             name: copy.deepcopy(value) for name, value in self.items() if name not in unknown or value != unknown[name]
         }
+
+
+@dataclasses.dataclass(frozen=True)
+class AdapterConfig(Fields):
+    """What every configuration of an adapter can do. The methods' own classes are in this package.
+
+    >>> config = AdapterConfig.load("seq_bn", reduction_factor=12)
+    >>> config.reduction_factor, config["reduction_factor"]
+    (12, 12)
+    """
+
+    architecture = cast("str | None", None)
+    """The name of the method in saved files; None for bottleneck adapters, whose files have none."""
+
+    _methods: ClassVar[dict[str | None, type[AdapterConfig]]] = {}
+    _presets: ClassVar[dict[str, AdapterConfig]] = {}
 
     def without_layers(self, left_out: Sequence[int], layers: Sequence[int]) -> AdapterConfig:
         """The same configuration for fewer layers.
@@ -110,13 +115,7 @@ class AdapterConfig(Mapping[str, Any]):
             return cls._methods[architecture].from_dict(fields)
         if "architecture" not in {f.name for f in dataclasses.fields(cls)}:
             fields.pop("architecture", None)
-        check_fields(cls, fields)
-        required = {f.name for f in dataclasses.fields(cls) if _is_required(f)}
-        if not required <= fields.keys():
-            raise AdapterConfigError(
-                f"{cls.__name__} needs {', '.join(sorted(required - fields.keys()))}; "
-                "start from a preset to change only some fields, e.g. 'seq_bn[reduction_factor=32]'."
-            )
+        check_all_fields(cls, fields, "seq_bn[reduction_factor=32]")
         return cls(**fields)
 
     @staticmethod
@@ -172,7 +171,7 @@ def presets() -> dict[str, AdapterConfig]:
     return dict(AdapterConfig._presets)
 
 
-def check_fields(config_class: type[AdapterConfig], fields: Mapping[str, Any]) -> None:
+def check_fields(config_class: type[Fields], fields: Mapping[str, Any]) -> None:
     """Raise `AdapterConfigError` for the first name that is not a field of the class, with the nearest field."""
     names = [f.name for f in dataclasses.fields(config_class)]
     for name in fields:
@@ -180,6 +179,23 @@ def check_fields(config_class: type[AdapterConfig], fields: Mapping[str, Any]) -
             near = difflib.get_close_matches(name, names, n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"its fields are {', '.join(names)}."
             raise AdapterConfigError(f"{config_class.__name__} has no field {name!r}; {hint}")
+
+
+def check_all_fields(config_class: type[Fields], fields: Mapping[str, Any], example: str) -> None:
+    """Raise `AdapterConfigError` for names that are not fields of the class, and for required fields that are missing.
+
+    Args:
+        config_class: The class.
+        fields: The names, with their values.
+        example: A preset with a field changed, for the message.
+    """
+    check_fields(config_class, fields)
+    required = {f.name for f in dataclasses.fields(config_class) if _is_required(f)}
+    if not required <= fields.keys():
+        raise AdapterConfigError(
+            f"{config_class.__name__} needs {', '.join(sorted(required - fields.keys()))}; "
+            f"start from a preset to change only some fields, e.g. {example!r}."
+        )
 
 
 def parse_preset(text: str) -> tuple[str, dict[str, Any]]:

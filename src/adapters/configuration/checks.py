@@ -7,7 +7,7 @@ from typing import Any
 
 from transformers.activations import ACT2FN
 
-from .base import AdapterConfig, AdapterConfigError
+from .base import AdapterConfig, AdapterConfigError, Fields
 
 ACTIVATIONS = (*ACT2FN, "leakyrelu")
 
@@ -57,13 +57,13 @@ def choices(values: Iterable[str]) -> str:
     return "one of " + ", ".join(values)
 
 
-def require(holds: bool, config: AdapterConfig, name: str, meaning: str) -> None:
+def require(holds: bool, config: Fields, name: str, meaning: str) -> None:
     """Raise `AdapterConfigError` for a field whose value does not have the meaning that it should have."""
     if not holds:
         raise AdapterConfigError(f"{type(config).__name__}: {name} is {config[name]!r}; it should be {meaning}.")
 
 
-def require_booleans(config: AdapterConfig, names: Iterable[str]) -> None:
+def require_booleans(config: Fields, names: Iterable[str]) -> None:
     """Raise `AdapterConfigError` for the first of these fields that is neither True nor False."""
     for name in names:
         require(isinstance(config[name], bool), config, name, "True or False")

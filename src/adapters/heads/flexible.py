@@ -179,8 +179,9 @@ class ModelWithFlexibleHeadsAdaptersMixin(ModelAdaptersMixin):
         """As for every model with adapters; the head of the last adapter's name, if there is one, becomes active."""
         super().set_active_adapters(adapter_setup, skip_layers)
         setup = self.active_adapters
-        if setup is not None and setup.last() in self.heads:
-            self._active_head = setup.last()
+        last = setup.last() if setup is not None else None
+        if last is not None and last in self.heads:
+            self._active_head = last
 
     def _save_head_of(self, adapter_name: str, folder: Path, use_safetensors: bool) -> None:
         if adapter_name in self.heads:
@@ -226,8 +227,8 @@ class ModelWithFlexibleHeadsAdaptersMixin(ModelAdaptersMixin):
             return self._active_head
         if context.head_setup is not None:
             return cast(str, context.head_setup)
-        name = cast(Any, context.adapter_setup).last()
-        return name if name in self.heads else None
+        name = context.adapter_setup.last() if context.adapter_setup is not None else None
+        return name if name is not None and name in self.heads else None
 
     def _sentences(self, hidden: Tensor, given: Mapping[str, Any]) -> Tensor:
         """One vector per row, from what the base model was given. Shape: (B, T, D) to (B, D)."""

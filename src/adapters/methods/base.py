@@ -9,14 +9,29 @@ Shapes: B rows, T tokens, D hidden size.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from ..anatomy.parts import Anatomy, Point
+
+
+class Chooser(Protocol):
+    """Knows which adapter each row of a batch goes through.
+
+    Shapes: R rows, S adapters, G groups of consecutive rows with the same adapter.
+    """
+
+    def __call__(self, x: Tensor, stacks: Sequence[Tensor]) -> Sequence[Tensor]:
+        """Of what was stacked for the adapters, that of each group of the rows in x.
+
+        Args:
+            x: What the adapters read. Shape: (R, ...).
+            stacks: Their tensors. Shape: (S, ...) each, to (G, ...).
+        """
 
 
 class AdapterModule(nn.Module):
@@ -46,6 +61,23 @@ class AdapterModule(nn.Module):
             tensors: By the names of its parameters, as they are in the file.
         """
         return tensors
+
+    def stack_key(self) -> Hashable:
+        """What modules must have in common to be computed together for the rows of a batch, each row by its own.
+
+        None if there is no such way; rows are then computed adapter by adapter.
+        """
+        return None
+
+    @classmethod
+    def stacked(cls, modules: Sequence[Any], choose: Chooser) -> AdapterModule:
+        """Modules of one key as one, which computes all rows at once. It has no parameters of its own.
+
+        Args:
+            modules: The modules.
+            choose: Says which of them each row goes through.
+        """
+        raise NotImplementedError(f"{cls.__name__} has a stack_key, but no way to be stacked.")
 
 
 class SharedParameters(AdapterModule, nn.ParameterDict):
@@ -88,6 +120,14 @@ class SublayerMap(AdapterModule, ABC):
     @abstractmethod
     def increment(self, h: Tensor) -> Tensor:
         """f(h), without any residual. Shape: (B, T, D) to (B, T, D)."""
+
+    def reads(self, x: Tensor, r: Tensor | None, norm: nn.Module | None) -> Tensor:
+        """h, that f is applied to: asked for where maps are fused. Shapes: (B, T, D), (B, T, D) to (B, T, D)."""
+        return x
+
+    def residual(self, h: Tensor, x: Tensor, r: Tensor | None) -> Tensor:
+        """What f(h) is added to there. Shapes: (B, T, D) to (B, T, D)."""
+        return x
 
     @abstractmethod
     def adapt(self, x: Tensor, r: Tensor | None, norm: nn.Module | None) -> Tensor:
@@ -192,6 +232,8 @@ class PrefixMap(AdapterModule, ABC):
 
     reads_hidden: bool
     """Whether the prefix depends on the hidden states that the attention is called with."""
+    length: int
+    """Number of positions P."""
 
     @property
     @abstractmethod

@@ -8,7 +8,8 @@ Shapes: I inputs, O outputs of a linear layer; both are D for a norm.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from ..anatomy.matrices import matrix_at
 from ..anatomy.parts import Anatomy, Layer, Matrix, WholeModule
 from ..configuration import BitFitConfig
-from .base import Method, Placement, WeightMap
+from .base import AdapterModule, Chooser, LinearMap, Method, Placement, WeightMap
 from .copies import is_vector_norm, owners_in_layer, read_by_parent
 
 
@@ -35,6 +36,15 @@ class BiasShift(WeightMap):
         """y + Δb. Shapes: (..., I), (..., O) to (..., O)."""
         return y + self.bias.to(y.dtype)
 
+    def stack_key(self) -> Hashable:
+        """See `AdapterModule.stack_key`."""
+        return (BiasShift, self.bias.dtype, self.bias.device)
+
+    @classmethod
+    def stacked(cls, modules: Sequence[Any], choose: Chooser) -> AdapterModule:
+        """See `AdapterModule.stacked`."""
+        return StackedShifts(modules, choose)
+
     def merged(self, weight: Tensor) -> Tensor:
         """The weight, unchanged. Shape: (O, I), kept."""
         return weight
@@ -42,6 +52,25 @@ class BiasShift(WeightMap):
     def merged_bias(self, bias: Tensor) -> Tensor:
         """b + Δb. Shape: (O,), kept."""
         return bias + self.bias.to(bias.dtype)
+
+
+class StackedShifts(LinearMap):
+    """Several shifts, of which each row of a batch gets its own.
+
+    Args:
+        modules: The shifts.
+        choose: Says which of them each row gets.
+    """
+
+    def __init__(self, modules: Sequence[BiasShift], choose: Chooser) -> None:
+        super().__init__()
+        self._shifts = tuple(modules)  # in a tuple they are no modules of this one
+        self._choose = choose
+
+    def adapt(self, x: Tensor, y: Tensor) -> Tensor:
+        """y + Δb. Shapes: (R, ..., I), (R, ..., O) to (R, ..., O)."""
+        (shifts,) = self._choose(y, [torch.stack([m.bias for m in self._shifts])[:, None]])
+        return (y.reshape(shifts.shape[0], -1, y.shape[-1]) + shifts.to(y.dtype)).view(y.shape)
 
 
 class BitFitMethod(Method):

@@ -79,6 +79,11 @@ class HypercomplexLinear(nn.Module):
             self._built = (state, _kronecker_sum(_product(rule), _product(weight)))
         return self._built[1]
 
+    def sources(self) -> list[Tensor]:
+        """The tensors that the weight is made of, and the bias."""
+        rule, weight = self._factors()
+        return [p for p in (*rule, *weight, self.b) if p is not None]
+
     def _factors(self) -> tuple[list[Tensor | None], list[Tensor | None]]:
         """The factors of rule and weight, left one first: the layer's own, or else the shared ones."""
         own, (shared,) = self._parameters, self._shared

@@ -13,10 +13,11 @@ from torch import Tensor, nn
 from ..configuration import LoRAConfig
 from .kept import flows
 from .lora_inits import initialise
-from .targets import AdaptedMatrix, Target
+from .stacked_matrices import RowMatrix
+from .targets import Target
 
 
-class IA3(AdaptedMatrix):
+class IA3(RowMatrix):
     """A scaling of the outputs of a layer, its bias included. Shape of the parameter: `lora_B` (R, 1).
 
     Args:
@@ -26,9 +27,19 @@ class IA3(AdaptedMatrix):
 
     def __init__(self, config: LoRAConfig, target: Target) -> None:
         super().__init__(config, target)
+        self.dropout = 0.0  # there is no product to leave inputs out of
         self.lora_B = nn.Parameter(torch.empty(sum(self.sizes), 1))
         self.is_plain = self.is_whole and self.gate is None and self.scaling == 1.0
         initialise(config.init_weights, self._parameters)  # type: ignore[arg-type]
+
+    @property
+    def all_sources(self) -> list[Tensor]:
+        """See `RowMatrix.all_sources`."""
+        return [self.lora_B]
+
+    def terms(self) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        """See `RowMatrix.terms`."""
+        return None, None, self.scale()
 
     def after(self, module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> Tensor:
         """See `LinearMap.after`. In small models calls of functions cost as much as the product, so it makes none."""

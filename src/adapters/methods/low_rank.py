@@ -14,13 +14,14 @@ from torch.nn.functional import dropout, linear
 from ..configuration import LoRAConfig
 from .dora import Magnitude
 from .kept import flows
-from .targets import AdaptedMatrix, Target
+from .stacked_matrices import RowMatrix
+from .targets import Target
 
 Operands = tuple[Tensor, Tensor, Tensor | None, float]
 """A, Bᵀ, what y is multiplied by, and what Bᵀ is multiplied by. Shapes: (n·r, I), (n·r, O), (O,)."""
 
 
-class LowRank(AdaptedMatrix, ABC):
+class LowRank(RowMatrix, ABC):
     """A change of a weight by s · B A, of the weight itself or of its directions alone (DoRA).
 
     Where n matrices are one in the model, A holds n blocks of r rows, and B is block-diagonal: one product for all.
@@ -46,6 +47,16 @@ class LowRank(AdaptedMatrix, ABC):
     def sources(self) -> list[Tensor]:
         """The tensors that A and B are made of."""
 
+    @property
+    def all_sources(self) -> list[Tensor]:
+        """See `RowMatrix.all_sources`."""
+        return self.sources if self.m is None else [*self.sources, *self.m.sources]
+
+    def terms(self) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        """See `RowMatrix.terms`."""
+        a, b, scale, s = self._computed()
+        return a, s * b, scale
+
     def adapt(self, x: Tensor, y: Tensor, u: Tensor | None = None) -> Tensor:
         """See `LinearMap.adapt`.
 
@@ -54,7 +65,7 @@ class LowRank(AdaptedMatrix, ABC):
             y: Its output.
             u: What A is applied to, if not to x.
         """
-        sources = self.sources if self.m is None else [*self.sources, *self.m.sources]
+        sources = self.all_sources
         if flows(sources):
             return self._changed(x, y, u, self._computed())
         operands = self.kept.get(sources, self._folded)

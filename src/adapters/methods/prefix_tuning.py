@@ -132,6 +132,7 @@ class Prefix(PrefixMap):
         super().__init__()
         self._pool = (pool,)  # a tuple keeps it from being named a second time
         self.number = number
+        self.length = config.prefix_length
         self.reads_hidden = config.use_gating
         if config.use_gating:
             gates = 1 if config.shared_gating else 2

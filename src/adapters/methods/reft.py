@@ -8,7 +8,7 @@ Shapes: B rows, N positions, D hidden size, r rank.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import Any, cast
 
 import torch
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ..anatomy.parts import Anatomy
 from ..anatomy.streams import layer_outputs
 from ..configuration import ReftConfig
-from .base import Method, Placement, PositionsMap
+from .base import AdapterModule, Chooser, Method, Placement, PositionsMap
 from .layers import Activation, seeded
 from .orthonormal import FreeRows, HouseholderRows, OrthonormalRows, Rows
 
@@ -89,6 +89,18 @@ class Reft(PositionsMap):
         """See `PositionsMap.increment`."""
         return self.units[-1 if is_suffix else 0](h)  # type: ignore[no-any-return]
 
+    def stack_key(self) -> Hashable:
+        """See `AdapterModule.stack_key`: the ranks may differ, and what makes the rows of R orthonormal."""
+        unit = cast(Intervention, self.units[0])
+        weight = unit.learned_source.weight
+        kind = (type(unit.f.f) if unit.f is not None else None, unit.dropout, unit.subtracts, len(self.units))
+        return (Reft, self.prefix_positions, self.suffix_positions, kind, weight.dtype, weight.device)
+
+    @classmethod
+    def stacked(cls, modules: Sequence[Any], choose: Chooser) -> AdapterModule:
+        """See `AdapterModule.stacked`."""
+        return StackedRefts(modules, choose)
+
     def read(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         """See `AdapterModule.read`. 1.3 saved how orthonormal rows are made, and goes on training in that form."""
         found = dict(tensors)
@@ -101,6 +113,52 @@ class Reft(PositionsMap):
                 unit.projection = HouseholderRows(original, base)
                 del found[f"{prefix}.0.base"]
         return found
+
+
+class StackedRefts(PositionsMap):
+    """Several of them, of which each row of a batch goes through its own. Lower ranks are filled up with zeros.
+
+    Shapes: S adapters, G groups of consecutive rows with the same one, r the largest rank.
+
+    Args:
+        modules: The adapters, which agree in their positions.
+        choose: Says which of them each row goes through.
+    """
+
+    def __init__(self, modules: Sequence[Reft], choose: Chooser) -> None:
+        super().__init__()
+        self._refts = tuple(modules)  # in a tuple they are no modules of this one
+        self._choose = choose
+        self.size = modules[0].size
+        self.prefix_positions, self.suffix_positions = modules[0].prefix_positions, modules[0].suffix_positions
+
+    def increment(self, h: Tensor, is_suffix: bool) -> Tensor:
+        """See `PositionsMap.increment`."""
+        units = [cast(Intervention, m.units[-1 if is_suffix else 0]) for m in self._refts]
+        rank = max(unit.learned_source.out_features for unit in units)
+        sources, biases, rows = zip(*(_terms(unit, rank) for unit in units), strict=True)
+        w, b, r = self._choose(h, [torch.stack(sources), torch.stack(biases), torch.stack(rows)])
+        own = h.reshape(w.shape[0], -1, h.shape[-1]).to(w.dtype)
+        z = torch.baddbmm(b, own, w.mT)
+        first = units[0]
+        if first.f is not None:
+            z = first.f(z)
+        if first.subtracts:
+            z = z - torch.bmm(own, r.mT)
+        added = nn.functional.dropout(torch.bmm(z, r), first.dropout, first.training)
+        return added.view(h.shape).to(h.dtype)
+
+
+def _terms(unit: Intervention, rank: int) -> tuple[Tensor, Tensor, Tensor]:
+    """W, b and R of one, with rows of zeros up to a rank. Shapes: (r, D), (1, r), (r, D)."""
+    source = unit.learned_source
+    lacking = rank - source.out_features
+    pad = nn.functional.pad
+    return (
+        pad(source.weight, (0, 0, 0, lacking)),
+        pad(source.bias, (0, lacking))[None],
+        pad(unit.projection(), (0, 0, 0, lacking)),
+    )
 
 
 class ReftMethod(Method):

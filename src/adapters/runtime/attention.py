@@ -13,7 +13,7 @@ from __future__ import annotations
 import functools
 import inspect
 import types
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -22,45 +22,15 @@ from torch import Tensor, nn
 
 from ..anatomy.attention import INTERFACE
 from ..anatomy.parts import AttentionCore
-from ..methods.base import PrefixMap
 from .calls import Calls
+from .flows import Flow
 from .hooks import HookPoint, Step
-from .masks import causal_mask, check, is_causal_by_flag, with_prefix
-from .passes import PassValue
+from .masks import causal_mask, check, is_causal_by_flag, with_prefix, with_unseen
+from .prefixes import PrefixSource, prefix_source, read_hidden
 from .scores import PrefixedScores
 from .sublayers import Cell
 
 AttentionFunction = Callable[..., Any]
-
-
-@dataclass
-class Prefixes:
-    """The prefixes of one attention.
-
-    Args:
-        prefixes: The prefixes, each with the place where the tensors of its pool are while a pass lasts.
-    """
-
-    prefixes: Sequence[tuple[PrefixMap, PassValue]]
-
-    @property
-    def read_hidden(self) -> bool:
-        """Whether any depends on the hidden states."""
-        return any(prefix.reads_hidden for prefix, _ in self.prefixes)
-
-    def keys_and_values(self, hidden: Tensor | None, like: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-        """Keys of each, and values of each, (B, K, P, d).
-
-        Args:
-            hidden: The hidden states, if they are read. Shape: (B, T, D).
-            like: A tensor with their number of rows, device and type.
-        """
-        keys, values = [], []
-        for prefix, shared in self.prefixes:
-            own = prefix.prefix(shared.get() or prefix.pool.shares(), hidden)
-            keys.append(fitted(own[0], like))
-            values.append(fitted(own[1], like))
-        return keys, values
 
 
 class AttendWithPrefixes:
@@ -68,16 +38,19 @@ class AttendWithPrefixes:
 
     Args:
         attention: The module's class.
-        prefixes: The prefixes.
+        source: What gives the prefix.
         biased_by: The module that has the biases of relative positions, if prefixes have them too.
+        reads_hidden: Whether that needs the hidden states.
     """
 
-    def __init__(self, attention: type[nn.Module], prefixes: Prefixes, biased_by: Any = None) -> None:
+    def __init__(
+        self, attention: type[nn.Module], source: PrefixSource, biased_by: Any = None, reads_hidden: bool = True
+    ) -> None:
         self.attention = attention
         self.biased_by = biased_by
-        self.prefixes = prefixes
+        self.source = source
         self.first = first_parameter(attention)
-        self.hidden = Cell() if prefixes.read_hidden else None
+        self.hidden = Cell() if reads_hidden else None
         self.forward = self._rebound()
 
     def __call__(self, module: nn.Module, inputs: tuple[Any, ...], arguments: dict[str, Any]) -> Any:
@@ -103,15 +76,17 @@ class AttendWithPrefixes:
         """What the module calls instead of an attention function. Shapes: (B, K, S, d) for keys and values."""
         check(implementation, attention_mask, arguments)
         hidden = self.hidden.see() if self.hidden is not None else None
-        keys, values = self.prefixes.keys_and_values(hidden, key)
-        length = sum([prefix.shape[2] for prefix in keys])
+        keys, values, seen = self.source.prefix(hidden)
+        length = keys.shape[2]
         if arguments.get("position_bias") is not None:
             arguments["position_bias"] = self.extended(arguments["position_bias"], length)
         if attention_mask is not None:
             attention_mask = with_prefix(attention_mask, length)
         elif query.shape[2] > 1 and is_causal_by_flag(implementation, module, arguments):
             attention_mask = causal_mask(query, key, length)
-        key, value = torch.cat([*keys, key], dim=2), torch.cat([*values, value], dim=2)
+        if seen is not None:
+            attention_mask = with_unseen(attention_mask, seen, query, key)
+        key, value = torch.cat([fitted(keys, key), key], dim=2), torch.cat([fitted(values, value), value], dim=2)
         return function(module, query, key, value, attention_mask, **arguments)
 
     def extended(self, bias: Tensor, length: int) -> Tensor:
@@ -167,13 +142,13 @@ class AttendWithScores:
     Args:
         attention: The module's class.
         core: The sizes and the scale of its attention.
-        prefixes: The prefixes.
+        source: What gives the prefix.
         biased_by: The module that has the biases of relative positions, if prefixes have them too.
     """
 
     attention: type[nn.Module]
     core: AttentionCore
-    prefixes: Prefixes
+    source: PrefixSource
     biased_by: Any
 
     def __post_init__(self) -> None:
@@ -181,7 +156,8 @@ class AttendWithScores:
 
     def __call__(self, module: nn.Module, inputs: tuple[Any, ...], arguments: dict[str, Any]) -> Any:
         hidden = hidden_states(self.first, inputs, arguments)
-        keys, values = self.prefixes.keys_and_values(hidden, hidden)
+        keys, values, seen = self.source.prefix(hidden)
+        keys, values = fitted(keys, hidden), fitted(values, hidden)
         assert self.core.scale is not None
         biases = None
         if self.biased_by is not None:
@@ -189,21 +165,23 @@ class AttendWithScores:
             # A static cache counts in a tensor, which the module changes: what it is now is meant.
             past = 0 if cache is None else cache.get_seq_length(cast(Any, module).layer_idx) + 0
             biases = functools.partial(self.biased_by.compute_bias, device=hidden.device, past_seen_tokens=past)
-        with PrefixedScores(torch.cat(keys, dim=2), torch.cat(values, dim=2), self.core.scale, biases):
+        with PrefixedScores(keys, values, self.core.scale, biases, seen):
             return self.attention.forward(module, *inputs, **arguments)
 
 
-def attention_steps(
-    base: nn.Module, core: AttentionCore, maps: Sequence[PrefixMap], calls: Calls
-) -> Iterator[tuple[HookPoint, Step]]:
-    """The step of prefixes at one attention, which are put one behind the other."""
+def attention_steps(base: nn.Module, core: AttentionCore, flow: Flow, calls: Calls) -> Iterator[tuple[HookPoint, Step]]:
+    """The step of prefixes at one attention.
+
+    Raises:
+        ValueError: what is asked for has no meaning for prefixes.
+    """
     module = base.get_submodule(core.path)
-    prefixes = Prefixes([(prefix, calls.shared(prefix.pool)) for prefix in maps])
+    source = prefix_source(flow, calls)
     biased_by = None if core.biased_by is None else base.get_submodule(core.biased_by)
     if core.scale is None:
-        yield (module, "instead"), AttendWithPrefixes(type(module), prefixes, biased_by)
+        yield (module, "instead"), AttendWithPrefixes(type(module), source, biased_by, read_hidden(flow))
     else:
-        yield (module, "instead"), AttendWithScores(type(module), core, prefixes, biased_by)
+        yield (module, "instead"), AttendWithScores(type(module), core, source, biased_by)
 
 
 def hidden_states(name: str, inputs: tuple[Any, ...], arguments: dict[str, Any]) -> Tensor:

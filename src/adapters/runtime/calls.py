@@ -5,7 +5,7 @@ Shapes: B rows, T tokens of a call, K columns of its attention mask: those of th
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar, Token
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -13,7 +13,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from ..anatomy.parts import Anatomy
+from ..anatomy.streams import caller
 from ..methods.base import SharedModule
+from .flows import Flow, has_pieces
 from .hooks import HookPoint, Step
 from .passes import BeginPass, EndPass, PassValue
 from .progress import Ongoing
@@ -104,14 +107,14 @@ class Generation:
         _GENERATION.reset(self._token)
         Generation.count -= 1
 
-    def prompt(self, caller: Caller, columns: int, start: int) -> int:
+    def prompt(self, of: Caller, columns: int, start: int) -> int:
         """The number of columns that are the prompt's, for a call with this many, whose tokens begin at `start`.
 
         Without a cache every call has one column more than the last one; one with as few begins a new text.
         """
-        known = self._prompts.get(caller)
+        known = self._prompts.get(of)
         prompt = columns if known is None or (start == 0 and columns <= known[1]) else known[0]
-        self._prompts[caller] = (prompt, columns)
+        self._prompts[of] = (prompt, columns)
         return prompt
 
     def is_first(self, key: object) -> bool:
@@ -184,19 +187,41 @@ class EndCall:
         self.caller.ongoing.clear()
 
 
+def no_tokens(x: Tensor) -> int:
+    """Where nothing depends on the tokens in the cache."""
+    return 0
+
+
+@dataclass(frozen=True)
+class Start:
+    """The number of tokens before those of the call that is going on: those in the cache."""
+
+    caller: Caller
+
+    def __call__(self, x: Tensor) -> int:
+        past = self.caller.call.past
+        return 0 if past is None else int(past)
+
+
 class Calls:
     """The calls of a model's towers, as one routing sees them.
 
     Args:
         base: The base model.
         model: The model that it is part of, or itself.
+        anatomy: Where its towers are.
     """
 
-    def __init__(self, base: nn.Module, model: nn.Module) -> None:
+    def __init__(self, base: nn.Module, model: nn.Module, anatomy: Anatomy) -> None:
         self.base = base
         self.model = model
+        self.anatomy = anatomy
         self._callers: dict[str, Caller] = {}
         self._shared: dict[SharedModule, PassValue] = {}
+
+    def __bool__(self) -> bool:
+        """Whether anything depends on the calls of towers."""
+        return bool(self._callers)
 
     def shared(self, module: SharedModule) -> PassValue:
         """Where the tensors that a module shares among layers are, while a pass of the model lasts.
@@ -211,11 +236,23 @@ class Calls:
             self._callers[path] = Caller(self.base.get_submodule(path))
         return self._callers[path]
 
+    def start_at(self, path: str, flow: Flow) -> Callable[[Tensor], int]:
+        """What tells how many tokens come before those at a place, if a flow there depends on it.
+
+        Args:
+            path: The place.
+            flow: The flow.
+        """
+        if not has_pieces(flow):
+            return no_tokens
+        inside = [t for t in self.anatomy.towers if any(f"{path}.".startswith(f"{la.path}.") for la in t.layers)]
+        return Start(self.of(caller(self.base, inside[0]) if inside else ""))
+
     def steps(self) -> Iterator[tuple[HookPoint, Step]]:
         """The steps that see the calls which were asked for."""
-        for caller in self._callers.values():
-            yield (caller.module, "call"), SeeCall(caller)
-            yield (caller.module, "finally"), EndCall(caller)
+        for called in self._callers.values():
+            yield (called.module, "call"), SeeCall(called)
+            yield (called.module, "finally"), EndCall(called)
         if self._shared:
             yield (self.base, "before"), BeginPass(list(self._shared.items()))
             yield (self.base, "after"), EndPass(list(self._shared.values()))

@@ -9,7 +9,7 @@ Shapes: B rows, T columns, P vectors of the prompt, E size of the embeddings.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,11 +17,12 @@ import torch
 from torch import Tensor, nn
 
 from ..anatomy.parts import InputEmbeddings
-from ..methods.base import PromptMap
 from .calls import Calls, Generation
+from .flows import Flow
 from .hooks import HookPoint, Step
 from .insertion import Insertion, insertion
 from .progress import Ongoing
+from .prompts import PromptFlow
 from .signatures import Signature
 
 # What a model is told of each token, and what of a prompt: a number, or as of the first token.
@@ -54,22 +55,17 @@ class Entry:
 
 
 class Prompts:
-    """The prompts of a routing, one behind the other, and the call that they are put into.
+    """The prompts of a routing, and the call that they are put into.
 
     Args:
-        maps: The prompts.
+        flow: The prompts.
     """
 
-    def __init__(self, maps: Sequence[PromptMap]) -> None:
-        self.maps = maps
-        self.length = sum(m.length for m in maps)
-        self.follow_first = maps[0].follows_first
+    def __init__(self, flow: PromptFlow) -> None:
+        self.vectors = flow.vectors
+        self.length = flow.length
+        self.follow_first = flow.follow_first
         self.entry = Ongoing()
-
-    def vectors(self, like: Tensor) -> Tensor:
-        """All vectors, in the type of the embeddings. Shape: (P, E)."""
-        found = [m.vectors() for m in self.maps]
-        return (found[0] if len(found) == 1 else torch.cat(found)).to(like.dtype)
 
 
 @dataclass
@@ -260,10 +256,10 @@ class PutBeforeLayer:
 def _put(entry: Entry, x: Tensor, prompts: Prompts) -> Tensor:
     assert entry.insertion is not None
     vectors = prompts.vectors(x)
-    if x.ndim != 3 or x.shape[2] != vectors.shape[1]:
+    if x.ndim != 3 or x.shape[2] != vectors.shape[-1]:
         raise ValueError(
             f"{type(entry.owner).__name__} has embeddings of shape {tuple(x.shape)}, where (batch, tokens, "
-            f"{vectors.shape[1]}) was expected: prompts cannot be put into them."
+            f"{vectors.shape[-1]}) was expected: prompts cannot be put into them."
         )
     entry.is_done = True
     return entry.insertion.put(x, vectors)
@@ -314,17 +310,13 @@ class LengthenMemory:
         return (), {**given, name: where.insert(mask, 1)}
 
 
-def prompt_steps(
-    base: nn.Module, point: InputEmbeddings, maps: Sequence[PromptMap], calls: Calls
-) -> Iterator[tuple[HookPoint, Step]]:
-    """The steps of prompts, one behind the other.
+def prompt_steps(base: nn.Module, point: InputEmbeddings, flow: Flow, calls: Calls) -> Iterator[tuple[HookPoint, Step]]:
+    """The steps of prompts.
 
     Raises:
-        ValueError: some come before the first token and some behind it.
+        ValueError: some come before the first token and some behind it, or it has no meaning for prompts.
     """
-    if len({m.follows_first for m in maps}) > 1:
-        raise ValueError("Prompts before and behind the first token (combine) cannot be used together.")
-    prompts = Prompts(maps)
+    prompts = Prompts(PromptFlow(flow))
     place = base.get_submodule(point.tap.path)
     stand_in = _stand_in(base) if point.are_tokens else None
     called = [base.get_submodule(point.caller)]

@@ -8,15 +8,18 @@ while other threads go on with theirs.
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, Literal
 
+import torch
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
+from .lanes import Lanes
 from .passes import pass_values, values_of_pass
 from .progress import calls_in_progress, resumed
 
@@ -42,9 +45,11 @@ class Routing:
 
     Args:
         steps: What runs at each hook point.
+        lanes: Which rows go through which adapters; None without any.
     """
 
     steps: Mapping[HookPoint, Step] = field(default_factory=dict)
+    lanes: Lanes | None = None
 
 
 class _Borrowed:
@@ -52,6 +57,9 @@ class _Borrowed:
 
     count = 0
 
+
+_REGISTRATION = threading.Lock()
+"""Held while hooks are registered or removed: threads borrow routings of one model at the same time."""
 
 _BORROWED_ROUTINGS: ContextVar[tuple[tuple[HookTable, Routing], ...]] = ContextVar("borrowed_routings", default=())
 
@@ -63,14 +71,24 @@ class _Hook:
         self.table = table
         self.point = point
         self.step: Step | None = None
-        self.users = 0
+        self.uses: list[tuple[Routing, Step]] = []
         self.handle: RemovableHandle | None = None
 
     def __call__(self, module: nn.Module, inputs: tuple[Any, ...], output: Any = None) -> Any:
         step = self.step
         if _Borrowed.count:
-            step = self.table.routing.steps.get(self.point)
+            step = self.borrowed()
         return None if step is None else step(module, inputs, output)
+
+    def borrowed(self) -> Step | None:
+        """The step of the routing that is in use here and now."""
+        if not torch.compiler.is_dynamo_compiling():
+            return self.table.routing.steps.get(self.point)
+        found = self.step  # neither context variables nor hook points as keys can be compiled
+        for routing, step in self.uses:
+            if routing is self.table.traced:
+                found = step
+        return found
 
     def register(self) -> None:
         """Put the hook into its module."""
@@ -111,7 +129,7 @@ class _Forward:
         hook, module = self.hook, self.hook.point[0]
         step = hook.step
         if _Borrowed.count:
-            step = hook.table.routing.steps.get(hook.point)
+            step = hook.borrowed()
         if step is not None:
             return step(module, args, kwargs)
         return self.original(*args, **kwargs)
@@ -133,9 +151,12 @@ class HookTable:
 
     def __init__(self) -> None:
         self.active = Routing()
+        self.traced: Routing | None = None
+        """The routing that is borrowed, while a graph is compiled: it is set and taken back within that graph."""
         self.is_in_use = False
         """Whether any hook is registered. Compiled graphs guard it: torch by itself overlooks a model's first hooks."""
         self._hooks: dict[HookPoint, _Hook] = {}
+        self._kept: Routing | None = None
 
     @property
     def routing(self) -> Routing:
@@ -166,23 +187,35 @@ class HookTable:
             _Borrowed.count -= 1
             self._release(routing)
 
+    def keep(self, routing: Routing | None) -> None:
+        """Keep the hooks of a routing that is borrowed again and again, and none of the one that was kept before."""
+        if routing is self._kept:
+            return
+        if routing is not None:
+            self._acquire(routing)
+        kept, self._kept = self._kept, routing
+        if kept is not None:
+            self._release(kept)
+
     def _acquire(self, routing: Routing) -> None:
-        for point in routing.steps:
-            hook = self._hooks.get(point)
-            if hook is None:
-                hook = self._hooks[point] = _Hook(self, point)
-                hook.register()
-            hook.users += 1
-        self.is_in_use = bool(self._hooks)
+        with _REGISTRATION:
+            for point, step in routing.steps.items():
+                hook = self._hooks.get(point)
+                if hook is None:
+                    hook = self._hooks[point] = _Hook(self, point)
+                    hook.register()
+                hook.uses.append((routing, step))
+            self.is_in_use = bool(self._hooks)
 
     def _release(self, routing: Routing) -> None:
-        for point in routing.steps:
-            hook = self._hooks[point]
-            hook.users -= 1
-            if hook.users == 0:
-                hook.remove()
-                del self._hooks[point]
-        self.is_in_use = bool(self._hooks)
+        with _REGISTRATION:
+            for point in routing.steps:
+                hook = self._hooks[point]
+                hook.uses.remove(next(use for use in hook.uses if use[0] is routing))
+                if not hook.uses:
+                    hook.remove()
+                    del self._hooks[point]
+            self.is_in_use = bool(self._hooks)
 
 
 class ReplayedCheckpoint:

@@ -70,13 +70,18 @@ class Insertion:
         return torch.cat((own, x), 1).gather(1, _spread(source, x))
 
     def replace(self, x: Tensor, own: Tensor) -> Tensor:
-        """Columns of their own in the place of those put in before. Shapes: (B, P + T, E), (P, E) to (B, P + T, E)."""
+        """Columns of their own in the place of those put in before.
+
+        Shapes: (B, P + T, E), and (P, E) or (B, P, E), to (B, P + T, E).
+        """
         k = self._column(x)
         if isinstance(k, int):
             return torch.cat((x[:, :k], own.expand(x.shape[0], -1, -1), x[:, k + self.length :]), 1)
         column = torch.arange(x.shape[1], device=x.device)
         is_own = (column >= k) & (column < k + self.length)
-        return torch.where(is_own[..., None], own[(column - k).clamp(0, self.length - 1)], x)
+        source = (column - k).clamp(0, self.length - 1)
+        chosen = own[source] if own.ndim == 2 else own.gather(1, _spread(source.expand(len(x), -1), x))
+        return torch.where(is_own[..., None], chosen, x)
 
     def _column(self, x: Tensor) -> int | Tensor:
         """k for the rows of a tensor, which may have them several times over (three kinds of positions)."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,9 @@ from torch import Tensor, nn
 
 from ..anatomy.parts import LayerOutput
 from ..methods.base import PositionsMap
+from .blocks import Change, FuseAdded, by_kinds, change_of
 from .calls import Call, Caller, Calls
+from .flows import Flow, Fused, Rows
 from .hooks import HookPoint, Step
 
 _LOGGER = logging.getLogger(__name__)
@@ -71,31 +73,65 @@ class Chosen:
 
 @dataclass
 class ChangePositions:
-    """After a layer: its hidden states are changed at the positions that an adapter asks for."""
+    """After a layer: its hidden states are changed at the positions that adapters ask for."""
 
-    adapter: PositionsMap
-    caller: Caller
+    change: Change
 
     def __call__(self, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> Any:
-        adapter = self.adapter
         if isinstance(output, Tensor):
-            return positions(self.caller, adapter, output).change(output, adapter)
+            return self.change(output)
         if type(output) not in (tuple, list):
             raise ValueError(
                 f"{type(module).__name__} gives a {type(output).__name__}; its hidden states are not known."
             )
-        h = output[0]
-        h = positions(self.caller, adapter, h).change(h, adapter)
+        h = self.change(output[0])
         return (h, *output[1:]) if type(output) is tuple else [h, *output[1:]]
 
 
-def layer_steps(
-    base: nn.Module, point: LayerOutput, maps: Sequence[PositionsMap], calls: Calls
-) -> Iterator[tuple[HookPoint, Step]]:
-    """The step of an adapter behind a layer. Of several the first one acts alone, as in AdapterHub's `adapters`."""
-    if len(maps) > 1:
-        _warn_once("Of several ReFT adapters in one setup, only the first acts behind a layer.")
-    yield (base.get_submodule(point.path), "after"), ChangePositions(maps[0], calls.of(point.caller))
+@dataclass
+class LayerLeaves:
+    """Adapters behind a layer: a function of its hidden states.
+
+    Args:
+        caller: The module that is called with the attention mask of the tokens.
+        start: The number of tokens in the cache.
+    """
+
+    caller: Caller
+    start: Callable[[Tensor], int]
+    is_local = False
+
+    def series(self, modules: Sequence[nn.Module]) -> Change:
+        """See `Leaves.series`. Of several the first one acts alone, as in AdapterHub's `adapters`."""
+        maps = [m for m in modules if isinstance(m, PositionsMap)]
+        if len(maps) > 1:
+            _warn_once("Of several ReFT adapters in one setup, only the first acts behind a layer.")
+        return AdaptPositions(maps[0], self.caller)
+
+    def together(self, rows: Rows) -> Change | None:
+        """See `Leaves.together`."""
+        return by_kinds(rows, self)
+
+    def fused(self, part: Fused) -> Change:
+        """See `Leaves.fused`: what they add is fused."""
+        return FuseAdded(part.fusion, [change_of(flow, self) for flow in part.flows])
+
+
+@dataclass
+class AdaptPositions:
+    """The hidden states with what an adapter adds at its positions. Shape: (B, T, D), kept."""
+
+    adapter: PositionsMap
+    caller: Caller
+
+    def __call__(self, h: Tensor) -> Tensor:
+        return positions(self.caller, self.adapter, h).change(h, self.adapter)
+
+
+def layer_steps(base: nn.Module, point: LayerOutput, flow: Flow, calls: Calls) -> Iterator[tuple[HookPoint, Step]]:
+    """The step of adapters behind a layer."""
+    leaves = LayerLeaves(calls.of(point.caller), calls.start_at(point.path, flow))
+    yield (base.get_submodule(point.path), "after"), ChangePositions(change_of(flow, leaves))
 
 
 @functools.cache

@@ -58,3 +58,24 @@ def causal_mask(query: Tensor, key: Tensor, length: int) -> Tensor:
     """The mask under which a token sees the prefix, the tokens before it and itself. Shape: (1, 1, T, P + S)."""
     seen = torch.ones(query.shape[2], length + key.shape[2], dtype=torch.bool, device=query.device)
     return seen.tril(length)[None, None]
+
+
+def with_unseen(mask: Tensor | None, seen: Tensor, query: Tensor, key: Tensor) -> Tensor:
+    """A mask under which rows do not see some positions of the prefix.
+
+    Args:
+        mask: The mask, with those positions; None if all is seen. Shape: (1 or B, 1 or H, 1 or T, P + S).
+        seen: Which are seen. Shape: (B, P).
+        query: The queries. Shape: (B, H, T, d).
+        key: The keys without the prefix. Shape: (B, K, S, d).
+    """
+    rows, length = seen.shape
+    if mask is None:
+        mask = seen.new_ones(1, 1, query.shape[2], length + key.shape[2])
+    if mask.ndim == 2:  # that of flash attention
+        own = torch.where(seen, mask[:, :length], torch.zeros_like(mask[:, :length]))
+        return torch.cat([own, mask[:, length:]], -1)
+    mask = mask.expand(rows, *mask.shape[1:])
+    blocked = torch.finfo(mask.dtype).min if mask.is_floating_point() else 0
+    own = mask[..., :length].masked_fill(~seen[:, None, None], blocked)
+    return torch.cat([own, mask[..., length:]], -1)

@@ -6,16 +6,19 @@ Shapes: I inputs, O outputs of the layer.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from ..anatomy.parts import Matrix
 from ..methods.base import LinearMap
 from ..methods.low_rank import LowRank
+from .blocks import Change, FuseAdded, by_kinds, change_of
 from .calls import Calls
+from .flows import Flow, Fused, Rows
 from .hooks import HookPoint, Step
 
 
@@ -41,29 +44,93 @@ class AdaptLinearInChain:
     first: Sequence[LowRank]
     last: LowRank
 
-    def __call__(self, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        x = u = inputs[0]
+    def after(self, module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> Tensor:
+        """See `LinearMap.after`."""
+        return self.adapt(inputs[0], output)
+
+    def adapt(self, x: Tensor, y: Tensor) -> Tensor:
+        """See `LinearMap.adapt`."""
+        u = x
         for adapter in self.first:
             u = adapter.increment(u, x)
-        return self.last.adapt(x, output, u)
+        return self.last.adapt(x, y, u)
 
 
-def matrix_steps(
-    base: nn.Module, matrix: Matrix, maps: Sequence[LinearMap], calls: Calls
-) -> Iterator[tuple[HookPoint, Step]]:
-    """The steps of adapters at one matrix, one after the other.
+@dataclass
+class ChangeLinear:
+    """After a linear layer: y is changed by several adapters in some composition."""
+
+    change: Change
+
+    def __call__(self, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        return self.change(output, inputs[0])
+
+
+@dataclass
+class MatrixLeaves:
+    """Adapters at a matrix: a function of y and x.
+
+    Args:
+        matrix: The matrix.
+        start: The number of tokens in the cache.
+    """
+
+    matrix: Matrix
+    start: Callable[[Tensor], int]
+    is_local = True
+
+    def series(self, modules: Sequence[nn.Module]) -> Change:
+        """See `Leaves.series`."""
+        return AdaptLinear(_links(self.matrix, [m for m in modules if isinstance(m, LinearMap)]))
+
+    def together(self, rows: Rows) -> Change | None:
+        """See `Leaves.together`."""
+        return by_kinds(rows, self)
+
+    def fused(self, part: Fused) -> Change:
+        """See `Leaves.fused`: what they add to y is fused."""
+        return FuseAdded(part.fusion, [change_of(flow, self) for flow in part.flows])
+
+
+@dataclass
+class AdaptLinear:
+    """y by one adapter after the other, or by a chain. Shapes: (..., O), (..., I) to (..., O)."""
+
+    links: Sequence[LinearMap | AdaptLinearInChain]
+
+    def __call__(self, y: Tensor, x: Tensor) -> Tensor:
+        if not torch.is_grad_enabled():
+            y = y.clone()  # adapters may change it in place, and others read it too
+        for link in self.links:
+            y = link.adapt(x, y)
+        return y
+
+
+def matrix_steps(base: nn.Module, matrix: Matrix, flow: Flow, calls: Calls) -> Iterator[tuple[HookPoint, Step]]:
+    """The steps of adapters at one matrix.
 
     Raises:
         ValueError: low-rank adapters follow each other at a matrix where what one adds cannot be read by the next.
     """
-    steps: list[Step] = []
+    place: HookPoint = (base.get_submodule(matrix.path), "after")
+    maps = [part for part in flow if isinstance(part, LinearMap)]
+    if len(maps) < len(flow):
+        yield place, ChangeLinear(change_of(flow, MatrixLeaves(matrix, calls.start_at(matrix.path, flow))))
+        return
+    steps: list[Step] = [link.after for link in _links(matrix, maps)]
+    yield place, steps[0] if len(steps) == 1 else AdaptLinearInSequence(steps)
+
+
+def _links(matrix: Matrix, maps: Sequence[LinearMap]) -> list[LinearMap | AdaptLinearInChain]:
+    """Adapters one after the other, where low-rank ones in a row are a chain."""
+    links: list[LinearMap | AdaptLinearInChain] = []
     for is_low_rank, run in itertools.groupby(maps, lambda adapter: isinstance(adapter, LowRank)):
         adapters = list(run)
         if is_low_rank and len(adapters) > 1:
-            steps.append(_chain(matrix, adapters))
+            links.append(_chain(matrix, adapters))
         else:
-            steps += [adapter.after for adapter in adapters]
-    yield (base.get_submodule(matrix.path), "after"), steps[0] if len(steps) == 1 else AdaptLinearInSequence(steps)
+            links += adapters
+    return links
 
 
 def _chain(matrix: Matrix, adapters: Sequence[LinearMap]) -> AdaptLinearInChain:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MethodType
 from typing import Any, cast
@@ -15,7 +15,9 @@ from ..methods.base import LinearMap, ModuleMap, Placement
 from ..methods.bitfit import BiasShift
 from ..methods.copies import ModuleCopy
 from ..methods.weights import is_dense
+from .blocks import Change, by_kinds, change_of
 from .calls import Calls
+from .flows import Flow, Fused, Rows
 from .hooks import HookPoint, Step, own_forward
 
 
@@ -82,16 +84,75 @@ class FoldBias:
         return nn.functional.linear(x, weight.mT if self.is_transposed else weight, bias)
 
 
-def module_steps(
-    base: nn.Module, point: WholeModule, maps: Sequence[nn.Module], calls: Calls
-) -> Iterator[tuple[HookPoint, Step]]:
+@dataclass
+class MixModule:
+    """Instead of a module: what several adapters in some composition make of it."""
+
+    change: Change
+
+    def __call__(self, module: nn.Module, inputs: tuple[Any, ...], arguments: dict[str, Any]) -> Any:
+        y = cast(Any, module.forward).original(*inputs, **arguments)
+        if not isinstance(y, Tensor):
+            raise ValueError(
+                f"{type(module).__name__} gives a {type(y).__name__} and no tensor: adapters that take its place can "
+                "be used alone or in a Stack, not in other blocks."
+            )
+        return self.change(y, module, inputs, arguments)
+
+
+@dataclass
+class ModuleLeaves:
+    """Adapters that stand for a module, or change what it gives: a function of y, the module, and its arguments.
+
+    Args:
+        start: The number of tokens in the cache.
+    """
+
+    start: Callable[[Tensor], int]
+    is_local = False
+
+    def series(self, modules: Sequence[nn.Module]) -> Change:
+        """See `Leaves.series`. Of several that take its place the last one does; the changes follow."""
+        copies = [m for m in modules if isinstance(m, ModuleMap)]
+        return AdaptModule(copies[-1] if copies else None, [m for m in modules if isinstance(m, LinearMap)])
+
+    def together(self, rows: Rows) -> Change | None:
+        """See `Leaves.together`."""
+        return by_kinds(rows, self)
+
+    def fused(self, part: Fused) -> Change:
+        """See `Leaves.fused`."""
+        raise ValueError("Fuse is not defined for bitfit, ln_tuning and modules_to_save; Average and Parallel are.")
+
+
+@dataclass
+class AdaptModule:
+    """y by the adapter that takes the module's place, then by further changes."""
+
+    adapter: ModuleMap | None
+    changes: Sequence[LinearMap]
+
+    def __call__(self, y: Tensor, *call: Any) -> Tensor:
+        module, inputs, arguments = call
+        if self.adapter is not None:
+            y = self.adapter.replaced(module, inputs, arguments)
+        x = inputs[0] if inputs else next(iter(arguments.values()))
+        for change in self.changes:
+            y = change.adapt(x, y)
+        return y
+
+
+def module_steps(base: nn.Module, point: WholeModule, flow: Flow, calls: Calls) -> Iterator[tuple[HookPoint, Step]]:
     """The step of adapters that take a module's place, or change what it gives.
 
     Of several that take its place the last one does; the changes follow, each in turn.
     """
     place: HookPoint = (base.get_submodule(point.path), "instead")
-    copies = [m for m in maps if isinstance(m, ModuleMap)]
-    changes = [m for m in maps if isinstance(m, LinearMap)]
+    if not all(isinstance(part, nn.Module) for part in flow):
+        yield place, MixModule(change_of(flow, ModuleLeaves(calls.start_at(point.path, flow))))
+        return
+    copies = [m for m in flow if isinstance(m, ModuleMap)]
+    changes = [m for m in flow if isinstance(m, LinearMap)]
     last = copies[-1] if copies else None
     yield place, ChangeModule(last, changes) if changes or last is None else ReplaceModule(last)
 

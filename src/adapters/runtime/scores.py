@@ -33,12 +33,19 @@ class PrefixedScores(TorchFunctionMode):
         scale: What the product is multiplied with afterwards.
         biases: If prefixes have biases of relative positions as tokens have: from the numbers of queries and of keys,
             with those of prefixes, to the biases. Shape: (1, H, T, P + S).
+        seen: Which of its positions a row sees; None if all. Shape: (B, P).
     """
 
     def __init__(
-        self, keys: Tensor, values: Tensor, scale: float, biases: Callable[[int, int], Tensor] | None = None
+        self,
+        keys: Tensor,
+        values: Tensor,
+        scale: float,
+        biases: Callable[[int, int], Tensor] | None = None,
+        seen: Tensor | None = None,
     ) -> None:
         super().__init__()
+        self.seen = seen
         self.keys, self.values, self.scale, self.biases = keys, values, scale, biases
         self.products: list[tuple[Tensor, Tensor]] = []
         self.share: Tensor | None = None
@@ -75,6 +82,9 @@ class PrefixedScores(TorchFunctionMode):
         # Rows and heads may be one dimension, of queries or of scores.
         keys = self.keys.to(query.dtype).transpose(-1, -2)
         own = self.scale * (query.reshape(*keys.shape[:2], -1, query.shape[-1]) @ keys)
+        if self.seen is not None:
+            unseen = ~self.seen.expand(own.shape[0], -1)[:, None, None]
+            own = own.masked_fill(unseen, torch.finfo(own.dtype).min)
         own = own.reshape(*scores.shape[:-1], -1)
         if self.biases is not None:  # those in the scores are the first ones, which belong to the prefix
             tokens, length = scores.shape[-1], own.shape[-1]

@@ -13,6 +13,7 @@ from .attention import attention_steps
 from .calls import Calls
 from .embeddings import prompt_steps
 from .experts import expert_steps
+from .flows import Flow
 from .hooks import HookPoint, Step
 from .layers import layer_steps
 from .matrices import matrix_steps
@@ -40,19 +41,19 @@ def rank(point: Point) -> int:
     return _RANKS[type(point)]
 
 
-def steps_at(base: nn.Module, point: Point, maps: Sequence[nn.Module], calls: Calls) -> Steps:
-    """The steps of modules that act at a point, one after the other.
+def steps_at(base: nn.Module, point: Point, flow: Flow, calls: Calls) -> Steps:
+    """The steps of what acts at a point.
 
     Args:
         base: The base model.
         point: The point.
-        maps: Modules of the kind that belongs to the point.
+        flow: What adapters do there, with modules of the kind that belongs to the point.
         calls: What the towers of the model are called with, for maps that depend on it.
 
     Raises:
         ValueError: they cannot act there, or not together.
     """
-    return STEPS_AT[type(point)](base, point, maps, calls)
+    return STEPS_AT[type(point)](base, point, flow, calls)
 
 
 @dataclass

@@ -1,0 +1,195 @@
+"""What one call of a model is made with: a setup, the adapters of its rows, and what it is asked to show."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.utils.generic import ModelOutput
+
+from .anatomy.parts import Sublayer
+from .context import AdapterSetup
+from .methods.observed import Observation
+from .registry import AdapterRegistry
+from .runtime.hooks import Routing
+from .runtime.lanes import RowsOfCall
+from .runtime.repeating import repeated
+
+_FUSIONS, _GATES = "output_adapter_fusion_attentions", "output_adapter_gating_scores"
+
+
+@dataclass(frozen=True)
+class Options:
+    """The arguments of a call that are meant for adapters.
+
+    Args:
+        adapter_names: For each row of the batch the adapter that it goes through.
+        task_ids: For each row of the batch the number, or the name, of a child of the `MultiTask` in the setup.
+        shows_fusions: Whether the output gets the attentions of fusions.
+        shows_gates: Whether the output gets what gates have let through.
+    """
+
+    adapter_names: Sequence[Any] | None = None
+    task_ids: Any = None
+    shows_fusions: bool = False
+    shows_gates: bool = False
+
+    @staticmethod
+    def are_in(arguments: Mapping[str, Any]) -> bool:
+        """Whether there are any. It is asked at every call."""
+        return "adapter_names" in arguments or "task_ids" in arguments or _FUSIONS in arguments or _GATES in arguments
+
+    @staticmethod
+    def taken_from(arguments: dict[str, Any]) -> Options:
+        """Take them out of the arguments of a call."""
+        take = arguments.pop
+        return Options(
+            take("adapter_names", None), take("task_ids", None), bool(take(_FUSIONS, False)), bool(take(_GATES, False))
+        )
+
+
+@dataclass(frozen=True)
+class Use:
+    """What a call is made with.
+
+    Args:
+        registry: The adapters of the model.
+        routing: The routing; None for the model's active one.
+        task_ids: For each row the number of its task.
+        tasks: The same as a tensor: a compiled graph takes it as an input, and is not made anew for others.
+    """
+
+    registry: AdapterRegistry
+    routing: Routing | None
+    task_ids: Sequence[int] | Tensor | None
+    tasks: Tensor | None
+
+    def borrowed(self) -> contextlib.AbstractContextManager[None]:
+        """To be around the call, outside of what is compiled."""
+        if self.routing is None:
+            return contextlib.nullcontext()
+        return self.registry.table.borrowed(self.routing)
+
+    def called(self, function: Callable[..., Any], args: Any, kwargs: Any, is_repeated: bool = False) -> Any:
+        """Call a function, which may be compiled, with this.
+
+        Args:
+            function: What to call.
+            args: Its arguments.
+            kwargs: Its arguments by name.
+            is_repeated: Whether the batch in these is repeated already.
+        """
+        table = self.registry.table
+        lanes = (self.routing or table.active).lanes
+        is_traced = torch.compiler.is_dynamo_compiling()
+        task_ids = self.tasks if is_traced else self.task_ids
+        if lanes is None or (task_ids is None and not is_repeated):
+            lanes = None
+        before = lanes.ongoing.get() if lanes is not None else None
+        if lanes is not None:
+            lanes.ongoing.put(RowsOfCall(task_ids, is_repeated))
+        if is_traced:
+            table.traced = self.routing
+        try:
+            return function(*args, **kwargs)
+        finally:
+            if lanes is not None and before is None:
+                lanes.ongoing.clear()
+            elif lanes is not None:
+                lanes.ongoing.put(before)
+            if is_traced:
+                table.traced = None
+
+    def repeated(self, args: Any, kwargs: Mapping[str, Any]) -> tuple[Any, dict[str, Any], bool]:
+        """The arguments of `generate` with the batch repeated, and whether it is: texts go on differently."""
+        lanes = (self.routing or self.registry.table.active).lanes
+        if lanes is None or lanes.plan.channels == 1:
+            return args, dict(kwargs), False
+        batch = {"inputs": args[0] if args else None, **kwargs}
+        sizes = [len(batch[n]) for n in (*_INPUTS, *batch) if isinstance(batch.get(n), Tensor) and batch[n].ndim]
+        if not sizes:
+            raise ValueError(f"generate needs inputs to repeat for {lanes.plan.setup!r}; give input_ids.")
+        found = {name: repeated(value, sizes[0], lanes.plan.channels, name) for name, value in batch.items()}
+        inputs = found.pop("inputs") if args or "inputs" not in kwargs else None
+        return ((inputs, *args[1:]) if args else ()), found, True
+
+
+_INPUTS = ("inputs", "input_ids", "inputs_embeds", "input_features", "pixel_values")
+
+
+def use(registry: AdapterRegistry, options: Options) -> Use:
+    """What a call is made with: its own adapters, else the `AdapterSetup` that it is in, else the active setup.
+
+    Raises:
+        ValueError: what is asked for contradicts itself, or is not known.
+    """
+    context = AdapterSetup.get_context()
+    names = options.adapter_names
+    if names is None and context is not None:
+        names = context.adapter_names
+    if registry.peft.trained and (context is not None or names is not None or options.task_ids is not None):
+        raise ValueError("AdapterSetup is for adapters of this library; those of peft are active for all threads.")
+    if names is not None:
+        if options.task_ids is not None:
+            raise ValueError("adapter_names and task_ids both say which adapter each row goes through; give one.")
+        return _use(registry, *registry.of_rows(names))
+    routing: Routing | None = None
+    if context is not None:
+        routing = registry.compile(context.adapter_setup, registry.skip_layers)
+    if options.task_ids is None:
+        return _use(registry, routing, None)
+    lanes = (routing or registry.table.active).lanes
+    if lanes is None:
+        raise ValueError("task_ids is for setups with MultiTask, and no adapter is active.")
+    return _use(registry, routing, lanes.numbers(options.task_ids))
+
+
+def _use(registry: AdapterRegistry, routing: Routing | None, task_ids: Any) -> Use:
+    tasks = torch.tensor(task_ids) if isinstance(task_ids, (list, tuple)) else task_ids
+    return Use(registry, routing, task_ids, tasks)
+
+
+@contextlib.contextmanager
+def shown(registry: AdapterRegistry, options: Options) -> Iterator[Callable[[Any], Any]]:
+    """Around a call that is asked to show something: what is yielded adds it to the output."""
+    if not (options.shows_fusions or options.shows_gates):
+        yield lambda output: output
+        return
+    with Observation() as observation:
+
+        def added(output: Any) -> Any:
+            found: dict[str, Any] = {}
+            if options.shows_fusions:
+                placed = {name: fusion.placements for name, fusion in registry.fusions.items()}
+                found["adapter_fusion_attentions"] = _by_place(placed, observation)
+            if options.shows_gates:
+                placed = {name: adapter.placements for name, adapter in registry.adapters.items()}
+                found["adapter_gating_scores"] = _by_place(placed, observation)
+            return _extended(output, found)
+
+        yield added
+
+
+def _by_place(placements: Mapping[str, Any], observation: Observation) -> dict[str, dict[int, dict[str, Any]]]:
+    """What modules have shown: by name, layer and location, as arrays."""
+    found: dict[str, dict[int, dict[str, Any]]] = {}
+    for name, placed in placements.items():
+        for p in placed:
+            if p.module in observation.seen:
+                is_cross = isinstance(p.point, Sublayer) and p.point.kind == "cross_attention"
+                location = "cross_adapter" if is_cross else p.location
+                value = observation.seen[p.module].detach().float().cpu().numpy()
+                found.setdefault(name, {}).setdefault(p.layer, {})[location] = value
+    return found
+
+
+def _extended(output: Any, found: Mapping[str, Any]) -> Any:
+    if isinstance(output, ModelOutput):
+        for key, value in found.items():
+            output[key] = value
+        return output
+    return (*output, *found.values()) if isinstance(output, tuple) else output

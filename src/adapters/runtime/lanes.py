@@ -1,0 +1,315 @@
+"""Which rows of a batch go through which adapters.
+
+A setup with `Parallel`, `BatchSplit` or `MultiTask` in it stands for several setups without them, its *lanes*, and each
+row goes through one of these. `Parallel` also repeats the batch: the rows of its first channel come first.
+
+Shapes: B rows of the batch, N channels, R = N·B rows, L lanes, G groups of consecutive rows of the same lane.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..composition import AdapterCompositionBlock, BatchSplit, MultiTask, Parallel, Setup, channels
+from .progress import Ongoing
+
+
+class RowPlan:
+    """The lanes of a setup, and the rule by which rows go through them.
+
+    >>> RowPlan(Stack("language", Parallel("a", "b"))).lanes
+    (Stack('language', 'a'), Stack('language', 'b'))
+
+    Args:
+        setup: The setup.
+
+    Raises:
+        ValueError: it repeats the batch for some of its rows only, or its blocks disagree on the number of rows, of
+            channels or of tasks.
+    """
+
+    def __init__(self, setup: Setup) -> None:
+        self.setup = setup
+        self.channels = channels(setup)
+        self.rows = _number_of_rows(setup)
+        self.tasks = _number_of_tasks(setup)
+        _check_channels(setup, self.channels)
+        found: dict[Setup, int] = {}
+        table = [
+            [
+                [found.setdefault(_lane(setup, channel, row, task), len(found)) for task in range(self.tasks or 1)]
+                for row in range(self.rows or 1)
+            ]
+            for channel in range(self.channels)
+        ]
+        self.lanes: tuple[Setup, ...] = tuple(found)
+        self._table = torch.tensor(table)  # (N, B or 1, tasks or 1)
+
+    def __deepcopy__(self, memo: dict[int, object]) -> RowPlan:
+        return self
+
+    @property
+    def is_trivial(self) -> bool:
+        """Whether all rows are alike, and none is repeated."""
+        return len(self.lanes) == 1 and self.channels == 1
+
+    def assignment(self, rows: int, task_ids: Sequence[int] | Tensor | None) -> Assignment:
+        """The lane of each row.
+
+        Args:
+            rows: Number of rows R, those of all channels; several times as many while beams are searched.
+            task_ids: The task of each row of the batch. Shape: (B,).
+
+        Raises:
+            ValueError: the numbers of rows do not fit.
+        """
+        per_channel = rows // self.channels
+        if rows % self.channels:
+            raise ValueError(f"{rows} rows are none of {self.channels} copies of a batch: {self.setup!r}.")
+        of_rows: Any = [0]
+        if self.rows is not None:
+            of_rows = _repeated(range(self.rows), per_channel, f"the batch sizes of {self.setup!r}")
+        if not self.tasks:
+            table: list[list[list[int]]] = self._table.tolist()
+            each = per_channel // len(of_rows)
+            return Assignment.of([lane[row][0] for lane in table for row in of_rows for _ in range(each)])
+        if task_ids is None:
+            raise ValueError(
+                f"{self.setup!r} needs to know the task of each row: give task_ids=[...] in the call of the model, "
+                "numbers or names of its children."
+            )
+        if isinstance(task_ids, Tensor):
+            if per_channel % len(task_ids):
+                raise ValueError(_rows_differ(len(task_ids), per_channel, "task_ids"))
+            ids = task_ids.repeat_interleave(per_channel // len(task_ids)) if per_channel != len(task_ids) else task_ids
+            found = self._table.to(ids.device)[:, torch.tensor(of_rows, device=ids.device), ids]
+            return Assignment(rows, None, found.flatten())
+        names = _repeated(task_ids, per_channel, "task_ids")
+        of_rows = of_rows if self.rows is not None else [0] * per_channel
+        table = self._table.tolist()
+        return Assignment.of([lane[row][task] for lane in table for row, task in zip(of_rows, names, strict=True)])
+
+
+def _repeated(given: Sequence[int], rows: int, what: str) -> list[int]:
+    """One for each row, where each of the batch is followed by its copies (beams)."""
+    if rows % max(len(given), 1) or not given:
+        raise ValueError(_rows_differ(len(given), rows, what))
+    return [one for one in given for _ in range(rows // len(given))]
+
+
+def _rows_differ(given: int, rows: int, what: str) -> str:
+    return f"{what}: {given} rows, but the batch has {rows}."
+
+
+def _lane(setup: Setup, channel: int, row: int, task: int) -> Setup:
+    """What one row of one channel goes through."""
+    if not isinstance(setup, AdapterCompositionBlock):
+        return setup
+    if isinstance(setup, Parallel):
+        for child in setup:
+            if channel < channels(child):
+                return _lane(child, channel, row, task)
+            channel -= channels(child)
+    if isinstance(setup, BatchSplit):
+        for child, size in zip(setup, setup.batch_sizes, strict=True):
+            if row < size:
+                return _lane(child, channel, row, task)
+            row -= size
+    if isinstance(setup, MultiTask):
+        return _lane(setup[task], channel, row, task)
+    children = [_lane(child, channel if channels(child) > 1 else 0, row, task) for child in setup]
+    return setup.with_children(children)
+
+
+def _blocks(setup: Setup) -> Iterator[AdapterCompositionBlock]:
+    if isinstance(setup, AdapterCompositionBlock):
+        yield from setup.blocks()
+
+
+def _number_of_rows(setup: Setup) -> int | None:
+    """How many rows a batch must have; None if that does not matter."""
+    if not isinstance(setup, AdapterCompositionBlock):
+        return None
+    found = {rows for child in setup if (rows := _number_of_rows(child)) is not None}
+    if isinstance(setup, BatchSplit):
+        for child, size in zip(setup, setup.batch_sizes, strict=True):
+            rows = _number_of_rows(child)
+            if rows not in (None, size):
+                raise ValueError(f"{child!r} splits {rows} rows, but its part of the batch has {size}: {setup!r}.")
+        return sum(setup.batch_sizes)
+    if len(found) > 1:
+        raise ValueError(f"The parts of {setup!r} split batches of different sizes: {sorted(found)} rows.")
+    return next(iter(found), None)
+
+
+def _number_of_tasks(setup: Setup) -> int:
+    found = {len(block) for block in _blocks(setup) if isinstance(block, MultiTask)}
+    if len(found) > 1:
+        raise ValueError(f"The MultiTask blocks of {setup!r} have different numbers of tasks: {sorted(found)}.")
+    return next(iter(found), 0)
+
+
+def _check_channels(setup: Setup, count: int) -> None:
+    for block in _blocks(setup):
+        inner = {channels(child) for child in block} - {1}
+        if isinstance(block, (BatchSplit, MultiTask)) and inner:
+            raise ValueError(
+                f"Parallel repeats the batch, and cannot be within {type(block).__name__}, for some rows of it only: "
+                f"{block!r}. Put the Parallel outside."
+            )
+        if not isinstance(block, Parallel) and len(inner) > 1:
+            raise ValueError(f"The Parallel blocks in {block!r} have different numbers of children: {sorted(inner)}.")
+
+
+@dataclass
+class Assignment:
+    """The lanes of the rows of one call.
+
+    Args:
+        groups: Number G of consecutive groups of equally many rows that go through the same lane.
+        known: The lane of each group, if it is known before the call.
+        ids: The same. Shape: (G,).
+    """
+
+    groups: int
+    known: tuple[int, ...] | None
+    ids: Tensor | None
+    _slots: dict[tuple[tuple[int, ...], torch.device], Tensor] = field(default_factory=dict)
+
+    @staticmethod
+    def of(lanes: Sequence[int]) -> Assignment:
+        """From the lane of each row."""
+        runs = [len(list(run)) for _, run in itertools.groupby(lanes)]
+        step = math.gcd(*runs)
+        known = tuple(lanes[::step])
+        return Assignment(len(known), known, None)
+
+    def chosen(self, bank: Tensor, slots: tuple[int, ...]) -> Tensor:
+        """Of what was stacked for adapters, that of each group. Shape: (S, ...) to (G, ...).
+
+        Args:
+            bank: The stack.
+            slots: The place in it of each lane's adapter.
+        """
+        if self.known is not None and tuple([slots[lane] for lane in self.known]) == tuple(range(len(bank))):
+            return bank
+        return bank.index_select(0, self.slots(slots, bank.device))
+
+    def slots(self, slots: tuple[int, ...], device: torch.device) -> Tensor:
+        """A number for each group from one for each lane. Shape: (G,)."""
+        if torch.compiler.is_compiling():
+            return self._numbers(slots, device)
+        key = (slots, device)
+        if key not in self._slots:
+            self._slots[key] = self._numbers(slots, device)
+        return self._slots[key]
+
+    def _numbers(self, slots: tuple[int, ...], device: torch.device) -> Tensor:
+        if self.known is not None:
+            return torch.tensor([slots[lane] for lane in self.known], device=device)
+        assert self.ids is not None
+        return torch.tensor(slots, device=device)[self.ids.to(device)]
+
+
+@dataclass
+class RowsOfCall:
+    """What is known of the rows while the model is called.
+
+    Args:
+        task_ids: The task of each row of the batch, as numbers.
+        is_repeated: Whether the batch has been repeated already.
+        rows: Number of rows R, with those of all channels; None before that is known.
+        owner: The module whose call it is.
+        outer: What was known before.
+    """
+
+    task_ids: Sequence[int] | Tensor | None = None
+    is_repeated: bool = False
+    rows: int | None = None
+    owner: nn.Module | None = None
+    outer: RowsOfCall | None = None
+    assignment: Assignment | None = None
+    repeated: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
+
+
+class Lanes:
+    """The lanes of a routing, and the rows of the call that is going on.
+
+    Args:
+        plan: The rule.
+    """
+
+    def __init__(self, plan: RowPlan) -> None:
+        self.plan = plan
+        self.ongoing = Ongoing()
+        self._static: dict[int, Assignment] = {}
+
+    def __len__(self) -> int:
+        return len(self.plan.lanes)
+
+    def assignment(self, x: Tensor) -> Assignment:
+        """The lanes of what is at some place in the model.
+
+        Args:
+            x: It. Shape: (R, ...), or with a multiple of R, if what belongs to one row is in several ones.
+
+        Raises:
+            ValueError: it has other rows.
+        """
+        call: RowsOfCall | None = self.ongoing.get()
+        if call is None or call.rows is None:
+            return self.of_rows(x.shape[0], None)
+        if x.shape[0] != call.rows and x.shape[0] % call.rows:
+            raise ValueError(
+                f"The batch has {call.rows} rows, and here is something of shape {tuple(x.shape)}: this model mixes "
+                "rows, so that they cannot go through different adapters."
+            )
+        if call.assignment is None:
+            call.assignment = self.of_rows(call.rows, call.task_ids)
+        return call.assignment
+
+    def numbers(self, task_ids: Any) -> Sequence[int] | Tensor:
+        """Tasks of rows as numbers.
+
+        Args:
+            task_ids: For each row of the batch the number of a child of `MultiTask`, or the name of its adapter.
+
+        Raises:
+            ValueError: nothing in the setup asks for tasks, or one is unknown.
+        """
+        block = next((block for block in _blocks(self.plan.setup) if isinstance(block, MultiTask)), None)
+        if block is None:
+            raise ValueError(f"task_ids is for setups with MultiTask; the one in use is {self.plan.setup!r}.")
+        if isinstance(task_ids, Tensor):
+            if task_ids.device.type == "cpu" and not torch.compiler.is_compiling():
+                return self.numbers(task_ids.flatten().tolist())
+            return task_ids.flatten()
+        children = [child.last() if isinstance(child, AdapterCompositionBlock) else child for child in block]
+        found = []
+        for task in task_ids:
+            number = task if isinstance(task, int) else children.index(task) if task in children else -1
+            if not 0 <= number < len(block):
+                raise ValueError(f"task_ids: {task!r} is none of the {len(block)} tasks of {block!r}.")
+            found.append(number)
+        return found
+
+    def of_rows(self, rows: int, task_ids: Sequence[int] | Tensor | None) -> Assignment:
+        """The lanes of so many rows. What depends on nothing but their number is kept."""
+        if self.plan.tasks or torch.compiler.is_compiling():
+            return self.plan.assignment(rows, task_ids)
+        if rows not in self._static:
+            if len(self._static) > 64:
+                self._static.clear()
+            self._static[rows] = self.plan.assignment(rows, None)
+        return self._static[rows]
+
+    def __deepcopy__(self, memo: dict[int, object]) -> Lanes:
+        copied = memo[id(self)] = Lanes(self.plan)
+        return copied
