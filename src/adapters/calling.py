@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,18 +38,17 @@ class Options:
     shows_fusions: bool = False
     shows_gates: bool = False
 
-    @staticmethod
-    def are_in(arguments: Mapping[str, Any]) -> bool:
-        """Whether there are any. It is asked at every call."""
-        return "adapter_names" in arguments or "task_ids" in arguments or _FUSIONS in arguments or _GATES in arguments
 
-    @staticmethod
-    def taken_from(arguments: dict[str, Any]) -> Options:
-        """Take them out of the arguments of a call."""
-        take = arguments.pop
-        return Options(
-            take("adapter_names", None), take("task_ids", None), bool(take(_FUSIONS, False)), bool(take(_GATES, False))
-        )
+OPTIONS = frozenset({"adapter_names", "task_ids", _FUSIONS, _GATES})
+"""The names of these arguments."""
+
+
+def taken_from(arguments: dict[str, Any]) -> Options:
+    """Take the options out of the arguments of a call."""
+    take = arguments.pop
+    return Options(
+        take("adapter_names", None), take("task_ids", None), bool(take(_FUSIONS, False)), bool(take(_GATES, False))
+    )
 
 
 @dataclass(frozen=True)
@@ -153,25 +152,48 @@ def _use(registry: AdapterRegistry, routing: Routing | None, task_ids: Any) -> U
     return Use(registry, routing, task_ids, tasks)
 
 
-@contextlib.contextmanager
-def shown(registry: AdapterRegistry, options: Options) -> Iterator[Callable[[Any], Any]]:
-    """Around a call that is asked to show something: what is yielded adds it to the output."""
-    if not (options.shows_fusions or options.shows_gates):
-        yield lambda output: output
-        return
-    with Observation() as observation:
+class BegunCall:
+    """A call of a model that is not made with its active setup alone, until it ends.
 
-        def added(output: Any) -> Any:
-            found: dict[str, Any] = {}
-            if options.shows_fusions:
-                placed = {name: fusion.placements for name, fusion in registry.fusions.items()}
-                found["adapter_fusion_attentions"] = _by_place(placed, observation)
-            if options.shows_gates:
-                placed = {name: adapter.placements for name, adapter in registry.adapters.items()}
-                found["adapter_gating_scores"] = _by_place(placed, observation)
-            return _extended(output, found)
+    What is looked up here (context variables, names of adapters) is looked up outside of what is compiled.
 
-        yield added
+    Args:
+        registry: The adapters of the model.
+        arguments: The arguments of the call by name; those that are meant for adapters are taken out.
+
+    Raises:
+        ValueError: what is asked for contradicts itself, or is not known.
+    """
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def __init__(self, registry: AdapterRegistry, arguments: dict[str, Any]) -> None:
+        self.registry = registry
+        self.options = taken_from(arguments)
+        self.use = use(registry, self.options)
+        self._open = contextlib.ExitStack()
+        self._open.enter_context(self.use.borrowed())
+        self._observation: Observation | None = None
+        if self.options.shows_fusions or self.options.shows_gates:
+            self._observation = self._open.enter_context(Observation())
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def end(self) -> None:
+        """The call is over."""
+        self._open.close()
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def shown(self, output: Any) -> Any:
+        """The output, with what the call was asked to show."""
+        if self._observation is None:
+            return output
+        found: dict[str, Any] = {}
+        if self.options.shows_fusions:
+            placed = {name: fusion.placements for name, fusion in self.registry.fusions.items()}
+            found["adapter_fusion_attentions"] = _by_place(placed, self._observation)
+        if self.options.shows_gates:
+            placed = {name: adapter.placements for name, adapter in self.registry.adapters.items()}
+            found["adapter_gating_scores"] = _by_place(placed, self._observation)
+        return _extended(output, found)
 
 
 def _by_place(placements: Mapping[str, Any], observation: Observation) -> dict[str, dict[int, dict[str, Any]]]:

@@ -23,11 +23,11 @@ from . import embeddings, fusions, peft_library
 from .anatomy import AdapterModelInterface, anatomy, anatomy_from_interface
 from .anatomy.interface import submodule
 from .anatomy.parts import Sublayer
-from .calling import Options, Use, shown, use
+from .calling import OPTIONS, BegunCall, Use, taken_from, use
 from .checkpoints import fusions as fusion_files
 from .checkpoints import native, setups
 from .checkpoints.files import INTERFACE_CONFIG, read_json, write_json
-from .composition import AdapterCompositionBlock, SetupLike, Stack, parse_composition
+from .composition import AdapterCompositionBlock, Fuse, SetupLike, Stack, parse_composition
 from .configuration import AdapterConfig, FusionConfig, ModelAdaptersConfig, get_adapter_config_hash
 from .context import OpenSetups
 from .embeddings import DEFAULT, LoadedEmbeddings
@@ -563,7 +563,10 @@ class ModelAdaptersMixin(nn.Module):
             as_dict: Whether to give one dictionary per row instead of a table.
         """
         active = self.active_adapters
-        rows = summary_rows(self._adapter_registry, active.flatten() if active is not None else ())
+        blocks = list(active.blocks()) if active is not None else []
+        names = {name for block in blocks for name in block.flatten()}
+        names |= {block.name for block in blocks if isinstance(block, Fuse)}
+        rows = summary_rows(self._adapter_registry, names)
         return rows if as_dict else summary_table(rows)
 
     def adapter_to(self, name: str, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> None:
@@ -736,6 +739,188 @@ class ModelAdaptersMixin(nn.Module):
         with self._added_by_peft(name, set_active=False):
             peft_library.load(self, self._adapter_registry, folder, name)
 
+    def save_adapter_fusion(
+        self,
+        save_directory: str | Path,
+        adapter_names: FusionLike,
+        meta_dict: Mapping[str, Any] | None = None,
+        custom_weights_loaders: Sequence[Any] | None = None,
+        with_head: bool | str = False,
+        use_safetensors: bool = True,
+    ) -> None:
+        """Write a fusion to a folder, in the layout of AdapterHub. Its adapters are not written.
+
+        Args:
+            save_directory: The folder; made if it is not there.
+            adapter_names: The fusion: its block, its adapters or its name.
+            meta_dict: Further entries of `adapter_fusion_config.json`.
+            custom_weights_loaders: Not supported.
+            with_head: A head to write too: its name, or True for that of the fusion's name.
+            use_safetensors: Whether to write safetensors, or PyTorch's format for older readers.
+
+        Raises:
+            UnknownAdapterError: there is no such fusion.
+            ValueError: there is no such head.
+        """
+        _refuse_loaders(custom_weights_loaders)
+        registry = self._adapter_registry
+        fusion = fusions.fusion_of(registry, adapter_names)
+        folder = _folder(save_directory)
+        if with_head:
+            self._save_heads(with_head if isinstance(with_head, str) else fusion.name, folder, use_safetensors, False)
+        facts = {**self._facts(), **(meta_dict or {})}
+        fusion_files.save(fusion, folder, registry.base_path, facts, use_safetensors)
+
+    def save_all_adapter_fusions(
+        self,
+        save_directory: str | Path,
+        meta_dict: Mapping[str, Any] | None = None,
+        custom_weights_loaders: Sequence[Any] | None = None,
+        use_safetensors: bool = True,
+    ) -> None:
+        """Write every fusion to a folder of its name within a folder. See `save_adapter_fusion`."""
+        for name in self._adapter_registry.fusions:
+            folder = Path(save_directory) / name
+            self.save_adapter_fusion(folder, name, meta_dict, custom_weights_loaders, use_safetensors=use_safetensors)
+
+    def load_adapter_fusion(
+        self,
+        adapter_fusion_name_or_path: str | Path,
+        load_as: str | None = None,
+        custom_weights_loaders: Sequence[Any] | None = None,
+        set_active: bool = False,
+        with_head: bool = True,
+        use_safetensors: bool = False,
+    ) -> str:
+        """Add a fusion from a folder. Its adapters have to be there. A fusion of the same name is replaced.
+
+        Args:
+            adapter_fusion_name_or_path: The folder.
+            load_as: Another name for it.
+            custom_weights_loaders: Not supported.
+            set_active: Whether to activate it.
+            with_head: Whether to add the head in the folder too, if there is one.
+            use_safetensors: Refuse files in PyTorch's format; by default safetensors are read where they are.
+
+        Returns:
+            The name of the fusion.
+
+        Raises:
+            UnknownAdapterError: an adapter of the fusion is not there.
+            AdapterFileError: a file is missing, cut off or does not fit; the message says all that is wrong. The model
+                is then as it was.
+        """
+        _refuse_loaders(custom_weights_loaders)
+        folder, registry = Path(adapter_fusion_name_or_path).expanduser(), self._adapter_registry
+        if load_as is not None:
+            _check_name(load_as)
+        fusion = fusion_files.load(registry, folder, self._model_type(), load_as, use_safetensors)
+        _check_name(fusion.name)
+        attach_head = self._read_head(folder, None, None, use_safetensors) if with_head else None
+        registry.attach_fusion(fusion)
+        if attach_head is not None:
+            attach_head()
+        if set_active:
+            self.set_active_adapters(fusions.fuse_block(fusion))
+        return fusion.name
+
+    def save_adapter_setup(
+        self,
+        save_directory: str | Path,
+        adapter_setup: SetupLike,
+        head_setup: setups.HeadSetup = None,
+        meta_dict: Mapping[str, Any] | None = None,
+        custom_weights_loaders: Sequence[Any] | None = None,
+        use_safetensors: bool = True,
+    ) -> None:
+        """Write a setup with its adapters, fusions and heads to a folder, in the layout of AdapterHub.
+
+        >>> model.save_adapter_setup("folder", Stack("language", Fuse("a", "b")))
+        >>> setup, heads = other_model.load_adapter_setup("folder", set_active=True)
+
+        Args:
+            save_directory: The folder; made if it is not there. It gets a folder for each adapter (with the head of its
+                name), for each fusion, and for each further head.
+            adapter_setup: The setup.
+            head_setup: The heads that belong to it: a name, names, or a block of them; True for the active one.
+            meta_dict: Further entries of the configuration files.
+            custom_weights_loaders: Not supported.
+            use_safetensors: Whether to write safetensors, or PyTorch's format for older readers.
+
+        Raises:
+            UnknownAdapterError: there is no such adapter or fusion.
+            ValueError: there is no such head, or no setup was given.
+        """
+        _refuse_loaders(custom_weights_loaders)
+        setup, folder = parse_composition(adapter_setup), _folder(save_directory)
+        if setup is None or not setup.flatten():
+            raise ValueError("save_adapter_setup needs the name of an adapter or a setup of adapters.")
+        found = fusions.fusions_in(self._adapter_registry, setup)
+        names = sorted(setup.flatten())
+        for name in names:
+            self._adapter_registry[name]
+        folder.mkdir(parents=True, exist_ok=True)
+        heads = self._save_heads(head_setup, folder, use_safetensors, True)
+        for name in names:
+            self.save_adapter(folder / name, name, meta_dict=meta_dict, use_safetensors=use_safetensors)
+        for fusion in found:
+            self.save_adapter_fusion(folder / fusion.name, fusion.name, meta_dict, use_safetensors=use_safetensors)
+        setups.write(folder, setup, heads, f"adapters.{VERSION}")
+
+    def load_adapter_setup(
+        self,
+        adapter_setup_name_or_path: str | Path,
+        version: str | None = None,
+        custom_weights_loaders: Sequence[Any] | None = None,
+        set_active: bool = False,
+        use_safetensors: bool = False,
+    ) -> tuple[AdapterCompositionBlock, setups.HeadSetup]:
+        """Add the adapters, fusions and heads of a setup from a folder; those of the same names are replaced.
+
+        Args:
+            adapter_setup_name_or_path: The folder.
+            version: Not supported yet: only folders are read.
+            custom_weights_loaders: Not supported.
+            set_active: Whether to activate the setup, and its heads.
+            use_safetensors: Refuse files in PyTorch's format; by default safetensors are read where they are.
+
+        Returns:
+            The setup, and the heads that belong to it: a name, names, a block of them, or None.
+
+        Raises:
+            AdapterFileError: a file is missing, cut off or does not fit; the message says all that is wrong. The model
+                is then as it was.
+        """
+        _refuse_loaders(custom_weights_loaders)
+        if version is not None:
+            raise NotImplementedError("version= belongs to setups on a hub; only folders can be loaded yet.")
+        registry, kind = self._adapter_registry, self._model_type()
+        folder = Path(adapter_setup_name_or_path).expanduser()
+        setup, heads = setups.read(folder)
+        names = sorted(setup.flatten())
+        for name in names:
+            _check_name(name)
+        safe = use_safetensors
+        adapters = {name: native.load(registry, folder / name, kind, name, safetensors_only=safe) for name in names}
+        known = {**registry.adapters, **adapters}
+        blocks = {block.name: block for block in setup.blocks() if isinstance(block, Fuse)}
+        for name in blocks:
+            _check_name(name)
+        found = [fusion_files.load(registry, folder / name, kind, name, safe, known) for name in blocks]
+        attach_heads = [self._read_head(folder / name, name, None, safe) for name in names]
+        heads, attach_others = self._read_heads(folder, heads, names, safe)
+        for adapter in adapters.values():
+            self._attach(adapter, set_active=False)
+        for fusion in found:
+            registry.attach_fusion(fusion)
+        for attach_head in (*attach_heads, *attach_others):
+            if attach_head is not None:
+                attach_head()
+        if set_active:
+            self.set_active_adapters(setup)
+            self._activate_heads(heads)
+        return setup, heads
+
     def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:
         """Write the whole model with its adapters, to be read by `AutoAdapterModel` or `adapters.load_model`.
 
@@ -784,9 +969,12 @@ class ModelAdaptersMixin(nn.Module):
         save_static_head(self, self._adapter_registry.base, folder, self._facts(), labels, use_safetensors)
 
     def _read_head(
-        self, folder: Path, name: str, id2label: Mapping[int, str] | None, safetensors_only: bool
+        self, folder: Path, name: str | None, id2label: Mapping[int, str] | None, safetensors_only: bool
     ) -> Callable[[], None] | None:
-        """Read the head in a folder, without changing the model; what is returned puts it into the model."""
+        """Read the head in a folder, without changing the model; what is returned puts it into the model.
+
+        It gets the name, or keeps its own.
+        """
         tensors = read_static_head(self, self._adapter_registry.base, folder, safetensors_only)
         if not tensors:
             return None
@@ -798,6 +986,23 @@ class ModelAdaptersMixin(nn.Module):
                     parameters[key].copy_(tensor)
 
         return attach
+
+    def _save_heads(
+        self, heads: setups.HeadSetup, folder: Path, use_safetensors: bool, is_nested: bool
+    ) -> setups.HeadSetup:
+        """Write heads to a folder, or each to one of its name in it; gives what names them."""
+        if heads not in (None, False, True):
+            raise ValueError(f"This {type(self).__name__} has no heads with names, and {heads!r} was given.")
+        return None
+
+    def _read_heads(
+        self, folder: Path, heads: setups.HeadSetup, read: Sequence[str], safetensors_only: bool
+    ) -> tuple[setups.HeadSetup, list[Callable[[], None] | None]]:
+        """Read the heads of a setup, as `_read_head`, except for those that were read; gives what names them too."""
+        return None, []
+
+    def _activate_heads(self, heads: setups.HeadSetup) -> None:
+        """Make heads the active ones."""
 
     def _config_entries(self) -> dict[str, Any]:
         """What `config.json` says of adapters."""
@@ -830,13 +1035,13 @@ class ModelAdaptersMixin(nn.Module):
                 location arrays of shape (batch, tokens, adapters).
             output_adapter_gating_scores: Whether the output gets `adapter_gating_scores`, by adapter, layer, location.
         """
-        if not OpenSetups.count and not Options.are_in(kwargs):
+        if not OpenSetups.count and OPTIONS.isdisjoint(kwargs):
             return self._called(None, args, kwargs)
-        options = Options.taken_from(kwargs)
-        registry = self._adapter_registry
-        called = use(registry, options)
-        with called.borrowed(), shown(registry, options) as extended:
-            return extended(self._called(called, args, kwargs))
+        begun = BegunCall(self._adapter_registry, kwargs)
+        try:
+            return begun.shown(self._called(begun.use, args, kwargs))
+        finally:
+            begun.end()
 
     def _called(self, called: Use | None, args: Any, kwargs: Any) -> Any:
         """The part of a call that is compiled."""
@@ -905,7 +1110,7 @@ _ADAPTED_CLASSES: dict[type[nn.Module], type[nn.Module]] = {}
 def _generate_in_setup(self: Any, *args: Any, **kwargs: Any) -> Any:
     """Generation calls the encoder of a model by itself, so the setup must be in use around the whole of it."""
     own_class: Any = _own_class(type(self))
-    called = use(self._adapter_registry, Options.taken_from(kwargs))
+    called = use(self._adapter_registry, taken_from(kwargs))
     args, kwargs, is_repeated = called.repeated(args, kwargs)
     with called.borrowed(), Generation():
         return called.called(functools.partial(own_class.generate, self), args, kwargs, is_repeated)
@@ -963,8 +1168,8 @@ def init(
             module.__dict__["_gradient_checkpointing_func"] = ReplayedCheckpoint(
                 function, cast(Any, model)._adapter_registry.table
             )
-    for name in adapters_config or ():
-        cast(Any, model).add_adapter(name, adapters_config.get(name))  # type: ignore[union-attr]
+    if adapters_config is not None:
+        _add_all(cast(Any, model), adapters_config)
 
 
 def setup_registry(model: nn.Module, interface: AdapterModelInterface | None = None) -> None:
@@ -1061,13 +1266,16 @@ def add_saved_adapters(model: Any, config: Any) -> None:
     """Add the adapters that `save_pretrained` noted in a configuration, and take the note off."""
     entry = getattr(config, "adapters", None)
     if isinstance(entry, dict) and "config_map" in entry:
-        saved = ModelAdaptersConfig(**entry)
-        for name in saved:
-            model.add_adapter(name, saved.get(name))
-        for name in saved.fusions:
-            fusion_config, adapter_names = saved.get_fusion(name)
-            model.add_adapter_fusion(adapter_names, fusion_config, name)
+        _add_all(model, ModelAdaptersConfig(**entry))
         del config.adapters
+
+
+def _add_all(model: Any, adapters_config: ModelAdaptersConfig) -> None:
+    for name in adapters_config:
+        model.add_adapter(name, adapters_config.get(name))
+    for name in adapters_config.fusions:
+        config, adapter_names = adapters_config.get_fusion(name)
+        model.add_adapter_fusion(adapter_names, config, name)
 
 
 def _check_name(name: Any) -> None:

@@ -419,7 +419,7 @@ class AdapterRegistry:
                 f"first, or load one. There are: {', '.join(map(repr, self.fusions)) or 'none'}."
             )
         for placement in self.fusions[block.name].placements:
-            if placement.host == place.host and type(placement.point) is type(place.point):
+            if placement.point == place.point:
                 assert isinstance(placement.module, FusionModule)
                 return placement.module
         return None

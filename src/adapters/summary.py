@@ -5,23 +5,26 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any
 
+from .configuration import GateFusionConfig
+from .methods.fusion import Fusion
 from .registry import AdapterRegistry
 
 Row = dict[str, Any]
 
 
 def summary_rows(registry: AdapterRegistry, active: Collection[str]) -> list[Row]:
-    """One row per adapter, and one for the base model without adapters.
+    """One row per adapter, one per fusion, and one for the base model without adapters.
 
     The keys are `name`, `architecture`, `#param`, `%param` (of the base model), `active` and `train`; and `merged`, of
     an adapter that is.
 
     Args:
         registry: The adapters.
-        active: The names of those that are active.
+        active: The names of those that are active, also of fusions.
     """
     adapters = [(n, a.config.architecture or "bottleneck", list(a.parameters())) for n, a in registry.adapters.items()]
     adapters += [(name, "peft", parameters) for name, parameters in registry.peft.trained.items()]
+    adapters += [(name, _architecture(f), list(f.parameters())) for name, f in registry.fusions.items()]
     of_adapters = {id(p) for _, _, parameters in adapters for p in parameters}
     own = [p for p in registry.base.parameters() if id(p) not in of_adapters]
     total = sum(p.numel() for p in own)
@@ -41,6 +44,10 @@ def summary_rows(registry: AdapterRegistry, active: Collection[str]) -> list[Row
         )
     trained = any(p.requires_grad for p in own)
     return [*rows, {"name": "Full model", "#param": total, "%param": 100.0, "train": trained}]
+
+
+def _architecture(fusion: Fusion) -> str:
+    return "gate" if isinstance(fusion.config, GateFusionConfig) else "fusion"
 
 
 def summary_table(rows: list[Row]) -> str:

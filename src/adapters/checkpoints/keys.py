@@ -40,7 +40,7 @@ RENAMED_PATHS: dict[str, tuple[Renames, ...]] = {
         (
             *_IMAGE_PROJECTIONS,
             (r"^encoder\.layer\.(\d+)\.", r"layers.\1."),
-            (r"^(layers\.\d+\.)output\.(?:output_adapters\.)?adapters", r"\1output_adapters.adapters"),
+            (r"^(layers\.\d+\.)output\.(?:output_adapters\.)?adapter(s|_fusion_layer)\.", r"\1output_adapters.adapter\2."),
         ),
         ((r"\.output\.output_adapters\.adapters", ".output.adapters"),),
     ),

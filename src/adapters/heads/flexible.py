@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from ..checkpoints.files import HEAD_CONFIG, AdapterFileError, read_json
+from ..checkpoints.setups import HeadSetup, head_names
 from ..context import AdapterSetup
 from ..model import ModelAdaptersMixin, add_saved_adapters, setup_registry
 from ..registry import AdapterDict, unknown_name
@@ -188,13 +190,40 @@ class ModelWithFlexibleHeadsAdaptersMixin(ModelAdaptersMixin):
             self.save_head(folder, adapter_name, use_safetensors)
 
     def _read_head(
-        self, folder: Path, name: str, id2label: Mapping[int, str] | None, safetensors_only: bool
+        self, folder: Path, name: str | None, id2label: Mapping[int, str] | None, safetensors_only: bool
     ) -> Callable[[], None] | None:
         if not holds_flexible_head(folder):
             return None
         size, dropout = self._hidden_size(), self._head_dropout()
-        _, head = load_head(folder, name, size, dropout, id2label, safetensors_only)
-        return lambda: self._attach_head(name, head, set_active=False)
+        own_name, head = load_head(folder, name, size, dropout, id2label, safetensors_only)
+        return lambda: self._attach_head(own_name, head, set_active=False)
+
+    def _save_heads(self, heads: HeadSetup, folder: Path, use_safetensors: bool, is_nested: bool) -> HeadSetup:
+        named = self._active_head if heads is True else heads or None
+        names = head_names(named)
+        for name in names:
+            if name not in self.heads:
+                raise ValueError(unknown_name(name, self.heads, "head"))
+        for name in names:
+            self.save_head(folder / name if is_nested else folder, name, use_safetensors)
+        return named
+
+    def _read_heads(
+        self, folder: Path, heads: HeadSetup, read: Sequence[str], safetensors_only: bool
+    ) -> tuple[HeadSetup, list[Callable[[], None] | None]]:
+        if heads is True:  # so 1.3 wrote the active head: into the folder itself
+            name = str(read_json(folder / HEAD_CONFIG).get("name"))
+            return name, [self._read_head(folder, name, None, safetensors_only)]
+        found = {name: folder / name for name in head_names(heads)}
+        missing = [name for name, inner in found.items() if not holds_flexible_head(inner)]
+        if missing:
+            raise AdapterFileError(f"{folder} has no head {missing[0]!r}, which its setup names.")
+        others = [name for name in found if name not in read]
+        return heads or None, [self._read_head(found[name], name, None, safetensors_only) for name in others]
+
+    def _activate_heads(self, heads: HeadSetup) -> None:
+        if heads:
+            self.active_head = heads  # type: ignore[assignment]
 
     def _config_entries(self) -> dict[str, Any]:
         return {**super()._config_entries(), "prediction_heads": self.get_prediction_heads_config()}

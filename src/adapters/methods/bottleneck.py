@@ -210,13 +210,13 @@ class StackedBottleneck(BottleneckMap):
         self._has_factors = any(m.config.scaling != 1.0 for m in modules)
         # Where the parameters are: they can be exchanged.
         inner = [part for module in modules for part in module.modules()]
-        self._holders = [(part._parameters, name) for part in inner for name in part._parameters]
+        self._holders = [(part._parameters, n) for part in inner for n, p in part._parameters.items() if p is not None]
         self._products = [part for part in inner if isinstance(part, HypercomplexLinear)]
 
     def project(self, h: Tensor) -> Tensor:
         """See `BottleneckMap.project`."""
         config = self.config
-        parameters: list[Tensor] = [p for holder, name in self._holders if (p := holder[name]) is not None]
+        parameters = [cast(Tensor, holder[name]) for holder, name in self._holders]
         parameters += [source for layer in self._products for source in layer.sources()]
         stacks = self._stacks() if flows(parameters) else self._kept.get(parameters, self._stacks)
         down, down_bias, up, up_bias, *others = self._choose(h, stacks)

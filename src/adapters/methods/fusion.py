@@ -107,7 +107,8 @@ class AttentionFusion(FusionModule):
             if not flows(parameters):
                 return nn.functional.linear(q, *self._kept.get(parameters, self._composed)), None
         full = q if query is None else nn.functional.linear(q, query.weight, query.bias)
-        asked = full if key is None else nn.functional.linear(full, key.weight.t())
+        # The bias of the keys changes nothing; but what is trained has a gradient, be it zero.
+        asked = full if key is None else nn.functional.linear(full, key.weight.t(), key.bias * 0.0)
         if not with_shift:
             return asked, None
         shift = asked.new_zeros(asked.shape[0]) if key is None else torch.mv(full, key.bias.to(full.dtype))
@@ -119,7 +120,7 @@ class AttentionFusion(FusionModule):
         """KᵀQ and Kᵀb. Shapes: (D, D), (D,)."""
         assert self.query is not None and self.key is not None
         own = self.key.weight.dtype
-        exact = torch.promote_types(own, torch.float32)
+        exact = torch.float32 if self.key.weight.device.type == "mps" else torch.float64
         key = self.key.weight.to(exact).t()
         return (key @ self.query.weight.to(exact)).to(own), (key @ self.query.bias.to(exact)).to(own)
 

@@ -86,7 +86,7 @@ class StackedMatrices(LinearMap):
         terms = [module.terms() for module in self._adapters]
         like = next(term for one in terms for term in one if term is not None)
         inputs, outputs = self._adapters[0].in_features, self._adapters[0].out_features
-        rank = max((a.shape[0] for a, _, _ in terms if a is not None), default=0)
+        rank = max([0, *[one[0].shape[0] for one in terms if one[0] is not None]])
         a = b = v = None
         if rank:
             a = torch.stack([_filled(one[0], rank, inputs, like) for one in terms]).mT.contiguous()

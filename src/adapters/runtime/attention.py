@@ -25,7 +25,7 @@ from ..anatomy.parts import AttentionCore
 from .calls import Calls
 from .flows import Flow
 from .hooks import HookPoint, Step
-from .masks import causal_mask, check, is_causal_by_flag, with_prefix, with_unseen
+from .masks import biases_of_rows, causal_mask, check, is_causal_by_flag, with_prefix, with_unseen
 from .prefixes import PrefixSource, prefix_source, read_hidden
 from .scores import PrefixedScores
 from .sublayers import Cell
@@ -79,7 +79,7 @@ class AttendWithPrefixes:
         keys, values, seen = self.source.prefix(hidden)
         length = keys.shape[2]
         if arguments.get("position_bias") is not None:
-            arguments["position_bias"] = self.extended(arguments["position_bias"], length)
+            arguments["position_bias"] = self.extended(arguments["position_bias"], length, seen)
         if attention_mask is not None:
             attention_mask = with_prefix(attention_mask, length)
         elif query.shape[2] > 1 and is_causal_by_flag(implementation, module, arguments):
@@ -89,13 +89,14 @@ class AttendWithPrefixes:
         key, value = torch.cat([fitted(keys, key), key], dim=2), torch.cat([fitted(values, value), value], dim=2)
         return function(module, query, key, value, attention_mask, **arguments)
 
-    def extended(self, bias: Tensor, length: int) -> Tensor:
-        """Biases of relative positions, also for prefixes. Shape: (1, H, T, S) to (1, H, T, P + S)."""
+    def extended(self, bias: Tensor, length: int, seen: Tensor | None) -> Tensor:
+        """Biases of relative positions, also for prefixes. Shape: (1, H, T, S) to (1 or B, H, T, P + S)."""
         if self.biased_by is None:
             return nn.functional.pad(bias, (length, 0))
         tokens, keys = bias.shape[2:]
         further = self.biased_by.compute_bias(tokens, keys + length, device=bias.device)
-        return torch.cat([bias, further[..., keys:]], dim=3)
+        biases = torch.cat([bias, further[..., keys:]], dim=3)
+        return biases if seen is None else biases_of_rows(biases, seen)
 
     def _rebound(self) -> Callable[..., Any]:
         """The module's `forward` as it is written, with another table of attention functions."""

@@ -8,8 +8,6 @@ Shapes: B rows of the batch, N channels, R = N·B rows, L lanes, G groups of con
 
 from __future__ import annotations
 
-import itertools
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -50,7 +48,8 @@ class RowPlan:
             for channel in range(self.channels)
         ]
         self.lanes: tuple[Setup, ...] = tuple(found)
-        self._table = torch.tensor(table)  # (N, B or 1, tasks or 1)
+        self._lanes = table  # by channel, row (if they differ) and task
+        self._table = torch.tensor(table)
 
     def __deepcopy__(self, memo: dict[int, object]) -> RowPlan:
         return self
@@ -77,7 +76,7 @@ class RowPlan:
         if self.rows is not None:
             of_rows = _repeated(range(self.rows), per_channel, f"the batch sizes of {self.setup!r}")
         if not self.tasks:
-            table: list[list[list[int]]] = self._table.tolist()
+            table = self._lanes
             each = per_channel // len(of_rows)
             return Assignment.of([lane[row][0] for lane in table for row in of_rows for _ in range(each)])
         if task_ids is None:
@@ -93,7 +92,7 @@ class RowPlan:
             return Assignment(rows, None, found.flatten())
         names = _repeated(task_ids, per_channel, "task_ids")
         of_rows = of_rows if self.rows is not None else [0] * per_channel
-        table = self._table.tolist()
+        table = self._lanes
         return Assignment.of([lane[row][task] for lane in table for row, task in zip(of_rows, names, strict=True)])
 
 
@@ -186,8 +185,12 @@ class Assignment:
     @staticmethod
     def of(lanes: Sequence[int]) -> Assignment:
         """From the lane of each row."""
-        runs = [len(list(run)) for _, run in itertools.groupby(lanes)]
-        step = math.gcd(*runs)
+        # Written out, because neither `itertools.groupby` nor `math.gcd` can be compiled.
+        step, length = 0, 0
+        for row, lane in enumerate(lanes):
+            length += 1
+            if row + 1 == len(lanes) or lanes[row + 1] != lane:
+                step, length = _common_divisor(step, length), 0
         known = tuple(lanes[::step])
         return Assignment(len(known), known, None)
 
@@ -216,6 +219,12 @@ class Assignment:
             return torch.tensor([slots[lane] for lane in self.known], device=device)
         assert self.ids is not None
         return torch.tensor(slots, device=device)[self.ids.to(device)]
+
+
+def _common_divisor(a: int, b: int) -> int:
+    while b:
+        a, b = b, a % b
+    return a
 
 
 @dataclass

@@ -79,3 +79,20 @@ def with_unseen(mask: Tensor | None, seen: Tensor, query: Tensor, key: Tensor) -
     blocked = torch.finfo(mask.dtype).min if mask.is_floating_point() else 0
     own = mask[..., :length].masked_fill(~seen[:, None, None], blocked)
     return torch.cat([own, mask[..., length:]], -1)
+
+
+def biases_of_rows(biases: Tensor, seen: Tensor) -> Tensor:
+    """Biases by the place of a key, for rows that see a part of the prefix: their tokens are counted from its end on.
+
+    Args:
+        biases: Those of a row that sees it all. Shape: (1, H, T, P + S).
+        seen: Which positions of the prefix a row sees, its first ones. Shape: (B, P).
+
+    Returns:
+        Shape: (B, H, T, P + S).
+    """
+    length = seen.shape[1]
+    tokens = biases.shape[3] - length
+    places = seen.sum(1, keepdim=True) + torch.arange(tokens, device=seen.device)  # (B, S)
+    of_tokens = biases[0][..., places].permute(2, 0, 1, 3)
+    return torch.cat([biases[..., :length].expand(len(seen), -1, -1, -1), of_tokens], dim=3)

@@ -16,6 +16,8 @@ from torch import Tensor
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
+from .masks import biases_of_rows
+
 _PRODUCTS = frozenset({torch.matmul, torch.bmm, Tensor.matmul, Tensor.__matmul__, Tensor.bmm})
 _ADDED_PRODUCTS = frozenset({torch.baddbmm, Tensor.baddbmm})
 _SOFTMAX = frozenset({functional.softmax, torch.softmax, Tensor.softmax})
@@ -89,7 +91,10 @@ class PrefixedScores(TorchFunctionMode):
         if self.biases is not None:  # those in the scores are the first ones, which belong to the prefix
             tokens, length = scores.shape[-1], own.shape[-1]
             biases = self.biases(scores.shape[-2], length + tokens)
-            own, scores = own + biases[..., :length], scores + (biases[..., length:] - biases[..., :tokens])
+            given = biases[..., :tokens]
+            if self.seen is not None:
+                biases = biases_of_rows(biases, self.seen)
+            own, scores = own + biases[..., :length], scores + (biases[..., length:] - given)
         joint: Tensor = func(torch.cat([own.to(scores.dtype), scores], dim=-1), *args[1:], **kwargs)
         length = own.shape[-1]
         self.share = joint[..., :length]
