@@ -34,6 +34,7 @@ ORDER = [
     "merging",
     "registry",
     "fusions",
+    "averaging",
     "rank_allocation",
     "data_inits",
     "optimizers",
@@ -152,6 +153,8 @@ METHODS = {
     "adapter_to": "self, name, device=None, dtype=None",
     "add_adapter": "self, adapter_name, config=None, overwrite_ok=False, set_active=False",
     "add_adapter_fusion": "self, adapter_names, config=None, name=None, overwrite_ok=False, set_active=False",
+    "average_adapter": "self, adapter_name, adapter_list, weights=None, combine_strategy='linear', "
+    "normalize_weights=True, overwrite_ok=False, set_active=False, svd_rank=None",
     "adapter_fusion_to": "self, adapter_names, device=None, dtype=None",
     "add_classification_head": "self, head_name, num_labels=2, layers=2, activation_function='tanh', "
     "overwrite_ok=False, multilabel=False, id2label=None, use_pooler=False",

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 import torch
 from torch import nn
 from torch._dynamo.eval_frame import skip_code
-from transformers import GenerationMixin, PreTrainedModel
+from transformers import GenerationMixin, PreTrainedModel, initialization
 
-from . import embeddings, fusions, peft_library
+from . import averaging, embeddings, fusions, peft_library
 from .anatomy import AdapterModelInterface, anatomy, anatomy_from_interface
 from .anatomy.interface import submodule
 from .anatomy.parts import Sublayer
@@ -201,6 +201,80 @@ class ModelAdaptersMixin(nn.Module):
             peft_library.delete(self, self._adapter_registry, adapter_name)
             return
         self._adapter_registry.delete(adapter_name)
+
+    def average_adapter(
+        self,
+        adapter_name: str,
+        adapter_list: Sequence[str] | Mapping[str, float],
+        weights: Sequence[float] | None = None,
+        combine_strategy: str = "linear",
+        normalize_weights: bool = True,
+        overwrite_ok: bool = False,
+        set_active: bool = False,
+        svd_rank: int | None = None,
+        *,
+        density: float | None = None,
+        seed: int | None = None,
+    ) -> None:
+        """Add a new adapter that is a combination of others.
+
+        >>> model.average_adapter("both", ["a", "b"], weights=[0.7, 0.3])
+        >>> model.average_adapter("less", {"a": 1, "b": -0.5}, combine_strategy="task_arithmetic")
+        >>> model.average_adapter("all", ["a", "b", "c"], combine_strategy="ties", density=0.2, svd_rank=16)
+
+        Parameter by parameter, for adapters of one configuration, as AdapterHub's `adapters` 1.3 does it:
+
+        - `linear`: θ = Σ wᵢ θᵢ. For LoRA that has cross terms: Σ wᵢ Bᵢ · Σ wᵢ Aᵢ is not Σ wᵢ Bᵢ Aᵢ.
+        - `lora_linear_only_negate_b`: the same for LoRA, with |wᵢ| for each A, so that a negative weight negates once.
+        - `lora_delta_w_svd`: Σ wᵢ Bᵢ Aᵢ at rank `svd_rank`, with the same alpha. Where that is another rank, the
+          scaling alpha / r is another too; `lora_svd` keeps the effect.
+
+        On what adapters do to weights, ΔW with all scalings, for LoRA and its relatives. These may have different
+        ranks, matrices and configurations, and the result is a plain LoRA:
+
+        - `lora_concat`: ΔW = Σ wᵢ ΔWᵢ, exactly: ranks add up.
+        - `lora_svd`: the same at rank `svd_rank`, as near as that rank allows.
+        - `task_arithmetic`: the same with the weights as they are (by default ones), exact if there is no `svd_rank`.
+        - `ties` (Yadav et al. 2023, arXiv:2306.01708), `dare_linear` and `dare_ties` (Yu et al. 2024,
+          arXiv:2311.03099): with `density`, at rank `svd_rank` (by default the largest rank of the adapters).
+        - `slerp`: the arc between two ΔW, at w₂ / (w₁ + w₂) of its angle; exact if there is no `svd_rank`.
+
+        For all other methods the last three lines work parameter by parameter too, for adapters of one configuration.
+        Their vectors are the parameters themselves, as where training began is not known; for IA³ the differences from
+        one, for copies of modules those from the model. How far a result of lower rank is from what was meant is
+        logged (`adapters.averaging`, level INFO), and in the report of `adapters.averaging.combine`.
+
+        Args:
+            adapter_name: The name of the new adapter. Its dropout is that of the first one.
+            adapter_list: The adapters, or their weights by name.
+            weights: A weight for each, by default equal ones; negative ones too.
+            combine_strategy: One of the names above.
+            normalize_weights: Whether the weights are divided by their sum (not for `task_arithmetic`).
+            overwrite_ok: Whether an adapter of the same name may be replaced.
+            set_active: Whether to activate the new one.
+            svd_rank: Its rank, for those strategies that approximate.
+            density: The share of numbers that `ties` and `dare_…` keep.
+            seed: Seed of what `dare_…` draws; by default the global generator draws.
+
+        Raises:
+            UnknownAdapterError: there is no such adapter.
+            ValueError: the adapters cannot be combined so, or the arguments do not fit. The model is then as it was.
+        """
+        _check_name(adapter_name)
+        averaging.combine(
+            self,
+            adapter_name,
+            adapter_list,
+            weights,
+            combine_strategy,
+            normalize_weights,
+            overwrite_ok,
+            svd_rank,
+            density,
+            seed,
+        )
+        if set_active:
+            self.set_active_adapters(adapter_name)
 
     def add_adapter_fusion(
         self,
@@ -959,6 +1033,17 @@ class ModelAdaptersMixin(nn.Module):
         if self._adapter_interface is not None:
             facts = {"interface": self._adapter_interface.to_dict(), "model_type": self._model_type()}
             write_json(Path(save_directory) / INTERFACE_CONFIG, {**facts, "version": f"adapters.{VERSION}"})
+
+    def initialize_weights(self) -> None:
+        """Called by transformers while a model is loaded, for what its files lack: memory that nothing was written to.
+
+        Of adapters and fusions only one thing may be missing: how often the fusions of a temperature were trained.
+        """
+        cast(Any, super()).initialize_weights()
+        for fusion in self._adapter_registry.fusions.values() if "_adapter_registry" in self.__dict__ else ():
+            for module in fusion.modules():
+                for buffer in module.buffers():
+                    initialization.zeros_(buffer)  # but for those that were read
 
     # -- what subclasses with heads extend --------------------------------------------------------------------------
 

@@ -12,11 +12,11 @@ from torch import nn
 
 from .anatomy.parts import Anatomy, AttentionCore, Experts, InputEmbeddings, LayerOutput, Point, WholeModule
 from .composition import AdapterCompositionBlock, Fuse, MultiTask, Setup, Stack
-from .configuration import AdapterConfig
+from .configuration import AdapterConfig, GateFusionConfig
 from .merging import MergedAdapters
 from .methods import AdapterModule, Placement, placements_of
 from .methods.base import ModuleMap, PositionsMap, SublayerMap
-from .methods.fusion import Fusion, FusionModule
+from .methods.fusion import Fusion, FusionModule, fusion_container
 from .methods.low_rank import LowRank
 from .runtime.calls import Calls
 from .runtime.flows import Flow, Rows, flow_of, modules_of, routed
@@ -394,7 +394,8 @@ class AdapterRegistry:
                     # What stands for a module must be seen with all else that does, in whatever container.
                     is_whole = isinstance(placement.point, WholeModule)
                     key = placement.point if is_whole else (placement.host, placement.container)
-                    place = places.setdefault(key, _Place(placement.point, placement.host, placement.layer))
+                    own = _Place(placement.point, placement.host, placement.container, placement.layer)
+                    place = places.setdefault(key, own)
                     place.modules.setdefault(name, []).append(placement.module)
         return places
 
@@ -404,7 +405,7 @@ class AdapterRegistry:
         flows = [flow_of(lane, place.modules, fusion) for lane in lanes.plan.lanes]
         return routed(flows, lanes, may_divide)
 
-    def _fusion_at(self, place: _Place, block: Fuse) -> FusionModule | None:
+    def _fusion_at(self, place: _Place, block: Fuse) -> FusionModule:
         """What was trained to mix the children of a block at a place.
 
         Raises:
@@ -418,11 +419,23 @@ class AdapterRegistry:
                 f"There is no fusion named {block.name!r} for {block!r}: call model.add_adapter_fusion({block!r}) "
                 f"first, or load one. There are: {', '.join(map(repr, self.fusions)) or 'none'}."
             )
-        for placement in self.fusions[block.name].placements:
-            if placement.point == place.point:
+        fusion = self.fusions[block.name]
+        children = [child.last() if isinstance(child, AdapterCompositionBlock) else child for child in block]
+        if isinstance(fusion.config, GateFusionConfig) and tuple(children) != fusion.adapter_names:
+            raise ValueError(
+                f"{block!r}: the gates of {block.name!r} are those of {list(fusion.adapter_names)}, in this order."
+            )
+        for placement in fusion.placements:
+            if (placement.host, placement.container) == (place.host, fusion_container(place.container)):
                 assert isinstance(placement.module, FusionModule)
                 return placement.module
-        return None
+        raise ValueError(
+            f"The fusion {block.name!r} has no module at {place.host or 'the model'}, where adapters of {block!r} have "
+            "one: these were replaced since. Delete the fusion (delete_adapter_fusion) and add it again."
+        )
+
+    def _no_fusion(self, block: Fuse) -> FusionModule:
+        raise AssertionError("invertible adapters are not fused")  # `first_of_stacks` has left none
 
     def _invertible_flow(self, lanes: Lanes, adapters: Mapping[str, Adapter]) -> Flow:
         """What the lanes do to embeddings by invertible adapters; of those in a stack the first one counts."""
@@ -432,7 +445,7 @@ class AdapterRegistry:
         }
         if not any(modules.values()):
             return ()
-        flows = [flow_of(first_of_stacks(lane), modules, lambda block: None) for lane in lanes.plan.lanes]
+        flows = [flow_of(first_of_stacks(lane), modules, self._no_fusion) for lane in lanes.plan.lanes]
         return routed(flows, lanes, may_divide)
 
     def detach(self) -> None:
@@ -460,6 +473,7 @@ class _Place:
 
     point: Point
     host: str
+    container: str
     layer: int
     modules: dict[str, list[nn.Module]] = field(default_factory=dict)
 

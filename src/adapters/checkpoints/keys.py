@@ -40,9 +40,12 @@ RENAMED_PATHS: dict[str, tuple[Renames, ...]] = {
         (
             *_IMAGE_PROJECTIONS,
             (r"^encoder\.layer\.(\d+)\.", r"layers.\1."),
-            (r"^(layers\.\d+\.)output\.(?:output_adapters\.)?adapter(s|_fusion_layer)\.", r"\1output_adapters.adapter\2."),
+            (
+                r"^(layers\.\d+\.)output\.(?:output_adapters\.)?adapter(s|_fusion_layer)\.",
+                r"\1output_adapters.adapter\2.",
+            ),
         ),
-        ((r"\.output\.output_adapters\.adapters", ".output.adapters"),),
+        ((r"\.output\.output_adapters\.adapter(s|_fusion_layer)\.", r".output.adapter\1."),),
     ),
     "beit": ((*_IMAGE_PROJECTIONS, (r"^encoder\.layer\.(\d+)\.", r"layers.\1.")),),
     "clip_text_model": (((r"^text_model\.invertible_adapters", "invertible_adapters"),),),

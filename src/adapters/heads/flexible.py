@@ -14,13 +14,14 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from ..averaging import named_weights, normalized
 from ..checkpoints.files import HEAD_CONFIG, AdapterFileError, read_json
 from ..checkpoints.setups import HeadSetup, head_names
 from ..context import AdapterSetup
 from ..model import ModelAdaptersMixin, add_saved_adapters, setup_registry
 from ..registry import AdapterDict, unknown_name
 from . import HEADS, HeadInputs, label_map
-from .model_heads import build_head, holds_flexible_head, load_head, save_head
+from .model_heads import averaged_head, build_head, holds_flexible_head, load_head, save_head
 
 
 class ModelWithFlexibleHeadsAdaptersMixin(ModelAdaptersMixin):
@@ -124,6 +125,44 @@ class ModelWithFlexibleHeadsAdaptersMixin(ModelAdaptersMixin):
         self.heads.remove(head_name)
         if self._active_head == head_name:
             self._active_head = None
+
+    def average_head(
+        self,
+        head_name: str,
+        head_list: Sequence[str] | Mapping[str, float],
+        weights: Sequence[float] | None = None,
+        normalize_weights: bool = True,
+        overwrite_ok: bool = False,
+        set_active: bool = False,
+    ) -> None:
+        """Add a new head whose parameters are the weighted sum of those of others, θ = Σ wᵢ θᵢ.
+
+        >>> model.average_head("both", {"first": 0.7, "second": 0.3})
+
+        Args:
+            head_name: The name of the new head. Its labels and its dropout are those of the first one.
+            head_list: The heads, or their weights by name.
+            weights: A weight for each, by default equal ones.
+            normalize_weights: Whether the weights are divided by their sum.
+            overwrite_ok: Whether a head of the same name may be replaced.
+            set_active: Whether to make it the active one.
+
+        Raises:
+            ValueError: there is no such head, they are not of one configuration, or the weights do not fit. The model
+                is then as it was.
+        """
+        names, found = named_weights(head_list, weights, "head")
+        found = normalized(found) if normalize_weights else found
+        if head_name in self.heads and not overwrite_ok:
+            raise ValueError(
+                f"There is a head named {head_name!r} already. Choose another name, or pass overwrite_ok=True."
+            )
+        for name in names:
+            if name not in self.heads:
+                raise ValueError(unknown_name(name, self.heads, "head"))
+        heads = [self._head(name) for name in names]
+        head = averaged_head(names, heads, found, head_name, self._hidden_size(), self._head_dropout())
+        self._attach_head(head_name, head, set_active)
 
     def get_labels_dict(self, head_name: str | None = None) -> dict[int, str] | None:
         """The labels of a head (by default the active one) by their numbers."""

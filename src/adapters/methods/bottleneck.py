@@ -169,6 +169,11 @@ class Bottleneck(BottleneckMap):
             y = y * torch.sigmoid(self.gate(h)).mean(dim=1).unsqueeze(-1)
         return y
 
+    @property
+    def depends_on_rows(self) -> bool:
+        """Whether what is done to a token depends on the row that it is in."""
+        return bool(self.config.use_gating or self.config.stochastic_depth)
+
     def stack_key(self) -> Hashable:
         """See `AdapterModule.stack_key`: sizes may differ."""
         config = self.config
@@ -203,25 +208,52 @@ class StackedBottleneck(BottleneckMap):
 
     def __init__(self, modules: Sequence[Bottleneck], choose: Chooser) -> None:
         super().__init__(modules[0].config)
+        self.count = len(modules)
         self._bottlenecks = tuple(modules)  # in a tuple they are no modules of this one
         self._choose = choose
         self._activation = modules[0]._activation
         self._kept = Kept()
+        config = modules[0].config
         self._has_factors = any(m.config.scaling != 1.0 for m in modules)
+        self._is_plain = not (
+            self._has_factors or config.ln_before or config.dropout or config.stochastic_depth or config.use_gating
+        )
         # Where the parameters are: they can be exchanged.
         inner = [part for module in modules for part in module.modules()]
-        self._holders = [(part._parameters, n) for part in inner for n, p in part._parameters.items() if p is not None]
+        self._holders: list[tuple[dict[str, Tensor], str]] = [
+            (cast("dict[str, Tensor]", part._parameters), name)
+            for part in inner
+            for name, parameter in part._parameters.items()
+            if parameter is not None
+        ]
         self._products = [part for part in inner if isinstance(part, HypercomplexLinear)]
 
     def project(self, h: Tensor) -> Tensor:
         """See `BottleneckMap.project`."""
-        config = self.config
-        parameters = [cast(Tensor, holder[name]) for holder, name in self._holders]
-        parameters += [source for layer in self._products for source in layer.sources()]
+        parameters = [holder[name] for holder, name in self._holders]
+        for layer in self._products:
+            parameters += layer.sources()
         stacks = self._stacks() if flows(parameters) else self._kept.get(parameters, self._stacks)
         down, down_bias, up, up_bias, *others = self._choose(h, stacks)
-        further = iter(others)
         x = h.reshape(down.shape[0], -1, h.shape[-1])  # (G, rows and tokens of a group, D)
+        if self._is_plain:
+            y = torch.baddbmm(up_bias, self._activation(torch.baddbmm(down_bias, x, down)), up)
+        else:
+            y = self._with_others(h, x, down, down_bias, up, up_bias, others)
+        return y.view(h.shape)
+
+    def _with_others(
+        self,
+        h: Tensor,
+        x: Tensor,
+        down: Tensor,
+        down_bias: Tensor,
+        up: Tensor,
+        up_bias: Tensor,
+        others: Sequence[Tensor],
+    ) -> Tensor:
+        """The same with norms, scaling, dropout and gates."""
+        config, further = self.config, iter(others)
         z = nn.functional.layer_norm(x, x.shape[-1:]) * next(further) + next(further) if config.ln_before else x
         y = torch.baddbmm(up_bias, self._activation(torch.baddbmm(down_bias, z, down)), up)
         if self._has_factors:
@@ -234,7 +266,7 @@ class StackedBottleneck(BottleneckMap):
         if config.use_gating:
             gates = torch.sigmoid(torch.baddbmm(next(further), x, next(further)))
             y = y.view(h.shape) * gates.view(*h.shape[:-1], 1).mean(dim=1, keepdim=True)
-        return y.view(h.shape)
+        return y
 
     def normed(self, y: Tensor) -> Tensor:
         """See `BottleneckMap.normed`."""

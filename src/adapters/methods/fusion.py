@@ -312,19 +312,20 @@ def fusion_placements(
                     "Bottleneck adapters, LoRA and ReFT can be fused; for all else there are Average, Split and "
                     "Parallel."
                 )
-            found.setdefault(_place(placement), (placement, set()))[1].add(name)
+            place = (placement.host, fusion_container(placement.container))
+            found.setdefault(place, (placement, set()))[1].add(name)
     if not found:
         raise ValueError(f"There is nothing to fuse: {', '.join(map(repr, adapters)) or 'no adapter'} has no modules.")
     return tuple(
-        Placement(p.host, _place(p)[1], p.location, p.layer, _module(config, p, len(names) + others), p.point)
-        for p, names in found.values()
+        Placement(host, container, p.location, p.layer, _module(config, p, len(names) + others), p.point)
+        for (host, container), (p, names) in found.items()
     )
 
 
-def _place(placement: Placement) -> tuple[str, str]:
-    """Where the fusion of an adapter's module is: beside the dictionary of adapters."""
-    outer = placement.container.rpartition(".")[0]
-    return placement.host, f"{outer}.{CONTAINER}" if outer else CONTAINER
+def fusion_container(container: str) -> str:
+    """The dictionary of fusions that is beside one of adapters."""
+    outer = container.rpartition(".")[0]
+    return f"{outer}.{CONTAINER}" if outer else CONTAINER
 
 
 def _module(config: FusionConfig, placement: Placement, adapters: int) -> FusionModule:

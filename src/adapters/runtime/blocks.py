@@ -224,9 +224,8 @@ class FuseAdded:
         return fused(self.fusion, value, added, value)
 
 
-def fused(fusion: FusionModule, query: Tensor, values: Sequence[Tensor], residual: Tensor) -> Tensor:
+def fused(fusion: FusionModule, query: Tensor, values: Sequence[Tensor] | Tensor, residual: Tensor) -> Tensor:
     """What a fusion makes of values. Shapes: (B, T, D) to (B, T, D)."""
-    result: Tensor
     result, weights = fusion.attend(query, values, residual)
     if Observation.count:
         show(fusion, weights)

@@ -26,10 +26,9 @@ class Choice:
     lanes: Lanes
     slots: tuple[int, ...]
 
-    def __call__(self, x: Tensor, stacks: Sequence[Tensor]) -> list[Tensor]:
+    def __call__(self, x: Tensor, stacks: Sequence[Tensor]) -> Sequence[Tensor]:
         """See `Chooser`."""
-        assignment = self.lanes.assignment(x)
-        return [assignment.chosen(stack, self.slots) for stack in stacks]
+        return self.lanes.assignment(x).chosen(stacks, self.slots)
 
 
 @dataclass(frozen=True)
@@ -40,15 +39,17 @@ class Together:
         module: The module.
         lanes: The lanes.
         holds: For each lane, whether its module is among them.
+        holds_all: Whether those of all lanes are.
     """
 
     module: AdapterModule
     lanes: Lanes
     holds: tuple[bool, ...]
+    holds_all: bool
 
     def where(self, changed: Tensor, value: Tensor) -> Tensor:
         """What has changed, for the rows of these lanes; for the others what it was."""
-        if all(self.holds):
+        if self.holds_all:
             return changed
         assignment = self.lanes.assignment(value)
         if assignment.known is not None and all(self.holds[lane] for lane in assignment.known):
@@ -80,4 +81,4 @@ def _together(modules: list[nn.Module], rows: Rows) -> Together:
     holds = tuple(bool(flow) and id(flow[0]) in places for flow in rows.flows)
     first = modules[0]
     assert isinstance(first, AdapterModule)
-    return Together(type(first).stacked(modules, Choice(rows.lanes, slots)), rows.lanes, holds)
+    return Together(type(first).stacked(modules, Choice(rows.lanes, slots)), rows.lanes, holds, all(holds))

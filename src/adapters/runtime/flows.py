@@ -79,9 +79,7 @@ def has_pieces(flow: Flow) -> bool:
     return any(isinstance(part, Pieces) or any(map(has_pieces, part.flows)) for part in mixtures)
 
 
-def flow_of(
-    setup: Setup, modules: Mapping[str, Sequence[nn.Module]], fusion: Callable[[Fuse], FusionModule | None]
-) -> Flow:
+def flow_of(setup: Setup, modules: Mapping[str, Sequence[nn.Module]], fusion: Callable[[Fuse], FusionModule]) -> Flow:
     """The flow of a setup without blocks that tell rows apart.
 
     Args:
@@ -103,9 +101,9 @@ def flow_of(
     if isinstance(setup, Split):
         return (Pieces(flows, tuple(setup.splits)),)
     assert isinstance(setup, Fuse)
-    module = fusion(setup)
-    # An adapter that has no module here takes no part in the mixture.
-    return () if module is None else (Fused(tuple(flow for flow in flows if flow), module),)
+    # An adapter that has no module here takes no part in the mixture; the bare model does.
+    mixed = tuple(flow for flow, child in zip(flows, setup, strict=True) if flow or child is None)
+    return (Fused(mixed, fusion(setup)),)
 
 
 def routed(flows: Sequence[Flow], lanes: Lanes, may_divide: Callable[[Sequence[Flow]], bool]) -> Flow:

@@ -181,6 +181,7 @@ class Assignment:
     known: tuple[int, ...] | None
     ids: Tensor | None
     _slots: dict[tuple[tuple[int, ...], torch.device], Tensor] = field(default_factory=dict)
+    _in_order: dict[tuple[int, ...], bool] = field(default_factory=dict)
 
     @staticmethod
     def of(lanes: Sequence[int]) -> Assignment:
@@ -194,16 +195,25 @@ class Assignment:
         known = tuple(lanes[::step])
         return Assignment(len(known), known, None)
 
-    def chosen(self, bank: Tensor, slots: tuple[int, ...]) -> Tensor:
-        """Of what was stacked for adapters, that of each group. Shape: (S, ...) to (G, ...).
+    def chosen(self, stacks: Sequence[Tensor], slots: tuple[int, ...]) -> Sequence[Tensor]:
+        """Of what was stacked for adapters, that of each group. Shape: (S, ...) each, to (G, ...).
 
         Args:
-            bank: The stack.
-            slots: The place in it of each lane's adapter.
+            stacks: The stacks.
+            slots: The place in them of each lane's adapter.
         """
-        if self.known is not None and tuple([slots[lane] for lane in self.known]) == tuple(range(len(bank))):
-            return bank
-        return bank.index_select(0, self.slots(slots, bank.device))
+        count = stacks[0].shape[0]
+        if self.known is not None and count == self.groups and self._are_in_order(slots, count):
+            return stacks
+        index = self.slots(slots, stacks[0].device)
+        return [stack.index_select(0, index) for stack in stacks]
+
+    def _are_in_order(self, slots: tuple[int, ...], count: int) -> bool:
+        """Whether the groups go through all adapters of a stack, in its order."""
+        if slots not in self._in_order:
+            assert self.known is not None
+            self._in_order[slots] = [slots[lane] for lane in self.known] == list(range(count))
+        return self._in_order[slots]
 
     def slots(self, slots: tuple[int, ...], device: torch.device) -> Tensor:
         """A number for each group from one for each lane. Shape: (G,)."""

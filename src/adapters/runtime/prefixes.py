@@ -138,8 +138,8 @@ class PrefixByRows(PrefixSource):
             self._stacked(found, 1) if flows(tensors) else self._kept.get(tensors, lambda: self._stacked(found, 1))
         )
         stacks = [keys[:, 0], values[:, 0], *([] if seen is None else [seen[:, 0]])]
-        chosen_stacks = [assignment.chosen(stack, lanes).repeat_interleave(each, 0) for stack in stacks]
-        return chosen_stacks[0], chosen_stacks[1], chosen_stacks[2] if seen is not None else None
+        own = [one.repeat_interleave(each, 0) for one in assignment.chosen(stacks, lanes)]
+        return own[0], own[1], own[2] if seen is not None else None
 
     def _stacked(self, found: Sequence[Prefix | None], rows: int) -> tuple[Tensor, Tensor, Tensor | None]:
         """Shapes: (L, 1 or R, K, P, d), twice, and (L, 1 or R, P)."""

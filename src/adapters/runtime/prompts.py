@@ -88,5 +88,5 @@ def _of_part(part: object, like: Tensor) -> Tensor:
 def _by_rows(of_lanes: Sequence[Tensor], rows: Rows, like: Tensor) -> Tensor:
     """Shape: L times (P, E) to (R, P, E)."""
     assignment = rows.lanes.assignment(like)
-    chosen = assignment.chosen(torch.stack(list(of_lanes)), tuple(range(len(of_lanes))))
+    (chosen,) = assignment.chosen([torch.stack(list(of_lanes))], tuple(range(len(of_lanes))))
     return chosen.repeat_interleave(like.shape[0] // assignment.groups, 0)

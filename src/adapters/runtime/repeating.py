@@ -9,7 +9,6 @@ Shapes: B rows of the batch, N channels, R = N·B rows, T tokens.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -52,14 +51,13 @@ class BeginRows:
         count = self.lanes.plan.channels
         given = self.signature.named(inputs, arguments)
         rows = _rows_of(given)
-        before = outer or RowsOfCall()
-        call = dataclasses.replace(before, owner=module, outer=outer, assignment=None, repeated={})
-        if count == 1 or before.is_repeated:
-            call.rows = rows
-            self.lanes.ongoing.put(call)
+        is_repeated = outer is not None and outer.is_repeated
+        task_ids = None if outer is None else outer.task_ids
+        call = RowsOfCall(task_ids, is_repeated, rows, module, outer)
+        self.lanes.ongoing.put(call)
+        if count == 1 or is_repeated:
             return None
         call.rows, call.is_repeated = rows * count, self.repeats
-        self.lanes.ongoing.put(call)
         if not self.repeats:
             return None
         return (), {name: repeated(value, rows, count, name) for name, value in given.items()}

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from ..methods.base import SublayerMap
+from ..methods.bottleneck import Bottleneck, StackedBottleneck
 from ..methods.fusion import FusionModule
 from .blocks import ByKinds, ByPieces, ByRows, Change, Leaves, WeightedSum, by_kinds, change_of, fused, unchanged
 from .choice import together
@@ -46,7 +47,7 @@ class SumLeaves:
 
     def fused(self, part: Fused) -> Change:
         """See `Leaves.fused`."""
-        return FuseSum(self.norm, part.fusion, [of_child(flow, self) for flow in part.flows])
+        return FuseSum(self.norm, part.fusion, [of_child(flow, self) for flow in part.flows], at_once(part))
 
 
 @dataclass
@@ -85,7 +86,7 @@ class OutputLeaves:
 
     def fused(self, part: Fused) -> Change:
         """See `Leaves.fused`."""
-        return FuseOutput(self.norm, part.fusion, [of_child(flow, self) for flow in part.flows])
+        return FuseOutput(self.norm, part.fusion, [of_child(flow, self) for flow in part.flows], at_once(part))
 
 
 @dataclass
@@ -189,8 +190,22 @@ class Child:
 
 def of_child(flow: Flow, leaves: Leaves) -> Child:
     """A flow that is fused with others."""
-    last = flow[-1] if isinstance(flow[-1], SublayerMap) else None
+    last = flow[-1] if flow and isinstance(flow[-1], SublayerMap) else None
     return Child(change_of(flow[:-1], leaves) if len(flow) > 1 else None, last, change_of(flow, leaves))
+
+
+def at_once(part: Fused) -> StackedBottleneck | None:
+    """The adapters that are fused as one, if all flows are single bottlenecks that read the same."""
+    modules = [flow[0] for flow in part.flows if len(flow) == 1 and isinstance(flow[0], Bottleneck)]
+    keys = {module.stack_key() for module in modules}
+    if len(modules) < len(part.flows) or len(keys) > 1 or modules[0].depends_on_rows:
+        return None
+    return StackedBottleneck(modules, all_of_them)
+
+
+def all_of_them(x: Tensor, stacks: Sequence[Tensor]) -> Sequence[Tensor]:
+    """Every adapter is applied to the same input. See `Chooser`."""
+    return stacks
 
 
 @dataclass
@@ -200,11 +215,19 @@ class FuseSum:
     norm: nn.Module
     fusion: FusionModule
     children: Sequence[Child]
+    at_once: StackedBottleneck | None
 
     def __call__(self, s: Tensor) -> Tensor:
         h = self.norm.forward(s)
+        if self.at_once is not None:
+            return fused(self.fusion, h, increments(self.at_once, h), s)
         values = [c.whole(s) - s if c.last is None else c.last.increment(h) for c in self.children]
         return fused(self.fusion, h, values, s)
+
+
+def increments(adapters: StackedBottleneck, h: Tensor) -> Tensor:
+    """What each of N adapters adds for the same input. Shape: (B, T, D) to (N, B·T, D)."""
+    return adapters.increment(h.reshape(1, -1, h.shape[-1]).expand(adapters.count, -1, -1))
 
 
 @dataclass
@@ -218,11 +241,16 @@ class FuseOutput:
     norm: nn.Module | None
     fusion: FusionModule
     children: Sequence[Child]
+    at_once: StackedBottleneck | None
 
     def __call__(self, x: Tensor, r: Tensor | None, own: Tensor) -> Tensor:
         outer = next((child.last for child in reversed(self.children) if child.last is not None), None)
         h = x if outer is None else outer.reads(x, r, self.norm)
-        values = [self._added(child, x, h, r, own) for child in self.children]
+        values: Tensor | list[Tensor]
+        if self.at_once is not None:
+            values = increments(self.at_once, h)
+        else:
+            values = [self._added(child, x, h, r, own) for child in self.children]
         if outer is not None and outer.is_parallel:
             return own + fused(self.fusion, h, values, h)
         query = x if self.fusion.reads_query_before_norm else h
