@@ -29,7 +29,7 @@ PARTS = [
     *(("lifecycle", section) for section in ("init", "add", "activate", "files", "memory", "import")),
     *(("training", m) for m in ("full fine-tuning", "seq_bn", "double_seq_bn", "par_bn, reduction 16", "compacter")),
     *(("training", m) for m in ("lora r 8 (q, v)", "ia3", "dora", "vera", "loreft")),
-    *(("training", m) for m in ("prefix 30", "prefix 30 flat", "prompt 10")),
+    *(("training", m) for m in ("prefix 30", "prefix 30 flat", "prompt 10", "seq_bn, first 6 dropped")),
 ]
 VERSIONS = "import sys; from importlib.metadata import version as v; "
 VERSIONS += "print(*(v(p) for p in (sys.argv[1], 'transformers', 'torch')))"

@@ -29,7 +29,10 @@ METHODS = {
     "prefix 30 flat": "prefix_tuning_flat",
     "prompt 10": "prompt_tuning",
     "loreft": "loreft",
+    "seq_bn, first 6 dropped": "seq_bn",
 }
+DROPPED = {"seq_bn, first 6 dropped": range(6)}
+"""Layers whose adapters are left out (AdapterDrop)."""
 FULL = "full fine-tuning"
 SHAPE = "bert-base/8x128"
 
@@ -40,6 +43,7 @@ def trainable(bare: nn.Module, title: str) -> Any:
         return twin(bare).train()
     model = adapted(bare, METHODS[title])
     model.train_adapter("a0")
+    model.set_active_adapters("a0", skip_layers=list(DROPPED.get(title, ())))
     return model.train()
 
 

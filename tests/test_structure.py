@@ -35,6 +35,7 @@ ORDER = [
     "registry",
     "fusions",
     "averaging",
+    "sharing",
     "rank_allocation",
     "data_inits",
     "optimizers",
@@ -49,6 +50,7 @@ ORDER = [
     "model",
     "heads.flexible",  # … and the class of models with any number of them, which is built on `model`
     "auto",
+    "training",
     "inspection",
     "demo",
 ]
@@ -155,6 +157,8 @@ METHODS = {
     "add_adapter_fusion": "self, adapter_names, config=None, name=None, overwrite_ok=False, set_active=False",
     "average_adapter": "self, adapter_name, adapter_list, weights=None, combine_strategy='linear', "
     "normalize_weights=True, overwrite_ok=False, set_active=False, svd_rank=None",
+    "average_head": "self, head_name, head_list, weights=None, normalize_weights=True, overwrite_ok=False, "
+    "set_active=False",
     "adapter_fusion_to": "self, adapter_names, device=None, dtype=None",
     "add_classification_head": "self, head_name, num_labels=2, layers=2, activation_function='tanh', "
     "overwrite_ok=False, multilabel=False, id2label=None, use_pooler=False",
@@ -195,9 +199,11 @@ METHODS = {
     "save_pretrained": "self, save_directory, **kwargs",
     "set_active_adapters": "self, adapter_setup, skip_layers=None",
     "set_active_embeddings": "self, name",
+    "share_parameters": "self, adapter_names, name=None, reference_adapter_name=None",
     "supports_adapter": "self, type_or_config",
     "train_adapter": "self, adapter_setup, train_embeddings=False",
     "train_adapter_fusion": "self, adapter_setup, unfreeze_adapters=False",
+    "unshare_parameters": "self, adapter_names, name=None",
 }
 MODEL = adapters.heads.flexible.ModelWithFlexibleHeadsAdaptersMixin
 

@@ -161,6 +161,7 @@ _SUBMODULES = (
     "methods",
     "model",
     "runtime",
+    "training",
 )
 
 __all__ = ["__version__", *_MODULE_OF]

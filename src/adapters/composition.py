@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from copy import copy
-from typing import Any, TypeAlias, Union
+from typing import Any, TypeAlias, Union, cast
 
 Setup: TypeAlias = Union[str, "AdapterCompositionBlock", None]
 """The name of an adapter, a block, or None for the bare model."""
@@ -260,3 +260,39 @@ def parse_composition(
         f"An adapter setup is a name, a block such as Stack('a', 'b'), a list of these or None, "
         f"not {adapter_composition!r}."
     )
+
+
+def parse_heads_from_composition(adapter_composition: SetupLike, reference_heads: Sequence[str] | None = None) -> Any:
+    """The prediction heads that belong to a setup: those of the names of its last adapters.
+
+    >>> parse_heads_from_composition(Stack("language", Parallel("a", "b")))
+    ['a', 'b']
+
+    Args:
+        adapter_composition: A name, a block, or None.
+        reference_heads: Taken for compatibility: the names do not depend on which heads there are.
+
+    Returns:
+        A name; a list of one for each child of `Parallel`; a `BatchSplit` or a `MultiTask` of names; that of a `Fuse`.
+        None where an output has no adapter of its own (`Split`, `Average`).
+    """
+    setup = adapter_composition
+    if setup is None or isinstance(setup, str):
+        return setup
+    if isinstance(setup, Stack):
+        return parse_heads_from_composition(setup[-1]) if len(setup) else None
+    if isinstance(setup, Fuse):
+        return setup.name
+    if isinstance(setup, (BatchSplit, MultiTask, Parallel)):
+        found: list[Setup] = []
+        for child in setup:
+            head = parse_heads_from_composition(child)
+            repeats = channels(child) > 1 and not isinstance(head, (list, Parallel))
+            found.append(Parallel(*[head] * channels(child)) if repeats else _as_block(head))
+        plain = isinstance(setup, Parallel) and not any(isinstance(head, AdapterCompositionBlock) for head in found)
+        return found if plain else setup.with_children(found)
+    return None
+
+
+def _as_block(heads: Any) -> Setup:
+    return Parallel(*heads) if isinstance(heads, list) else cast(Setup, heads)

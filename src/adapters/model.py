@@ -19,7 +19,7 @@ from torch import nn
 from torch._dynamo.eval_frame import skip_code
 from transformers import GenerationMixin, PreTrainedModel, initialization
 
-from . import averaging, embeddings, fusions, peft_library
+from . import averaging, embeddings, fusions, peft_library, sharing
 from .anatomy import AdapterModelInterface, anatomy, anatomy_from_interface
 from .anatomy.interface import submodule
 from .anatomy.parts import Sublayer
@@ -33,6 +33,7 @@ from .context import OpenSetups
 from .embeddings import DEFAULT, LoadedEmbeddings
 from .fusions import FusionLike
 from .heads.model_heads import read_static_head, save_static_head
+from .methods.kept import Kept
 from .methods.prefix_tuning import eject
 from .registry import Adapter, AdapterRegistry
 from .runtime.calls import Generation
@@ -493,6 +494,46 @@ class ModelAdaptersMixin(nn.Module):
         config = eject(adapter.config, adapter.modules())
         self._adapter_registry.adapters[name] = dataclasses.replace(adapter, config=config)
 
+    def share_parameters(
+        self, adapter_names: sharing.Tasks, name: str | None = None, reference_adapter_name: str | None = None
+    ) -> None:
+        """Let MTL-LoRA adapters of several tasks have the same A and Bᵢ: they are trained by all of them.
+
+        >>> for task in ("a", "b", "c"):
+        ...     model.add_adapter(task, MTLLoRAConfig(r=8, n_up_projection=3))
+        >>> model.share_parameters(MultiTask("a", "b", "c"))
+        >>> model.train_adapter(MultiTask("a", "b", "c"))
+        >>> model(**batch, task_ids=["a", "c", "c", "b"])
+
+        Λ and the weights of the Bᵢ stay each adapter's own. Those of an adapter that shared with others before are
+        taken from these. `save_adapter` writes each adapter with all that it uses; whoever loads them shares them
+        again. `save_pretrained` notes what is shared.
+
+        Args:
+            adapter_names: The adapters: a `MultiTask` block, a list of names, or names with commas between them.
+            name: What they are called together; by default their names with commas between them.
+            reference_adapter_name: Whose parameters all get; by default those of the first one.
+
+        Raises:
+            UnknownAdapterError: there is no such adapter.
+            ValueError: an adapter is no MTL-LoRA, or their parameters have different shapes. The model is then as it
+                was.
+        """
+        sharing.share(self._adapter_registry, adapter_names, name, reference_adapter_name)
+
+    def unshare_parameters(self, adapter_names: sharing.Tasks, name: str | None = None) -> None:
+        """Give each of these adapters a copy of its own of what it shares; others go on sharing.
+
+        Args:
+            adapter_names: As for `share_parameters`.
+            name: What they were called together; by default whatever it was.
+
+        Raises:
+            UnknownAdapterError: there is no such adapter.
+            ValueError: an adapter does not share, or not under this name. The model is then as it was.
+        """
+        sharing.unshare(self._adapter_registry, adapter_names, name)
+
     # -- embeddings -------------------------------------------------------------------------------------------------
 
     @property
@@ -651,6 +692,7 @@ class ModelAdaptersMixin(nn.Module):
         """
         for module in self._adapter_registry[name].modules():
             module.to(device=device, dtype=dtype)
+        self._adapter_registry.compile_anew()
 
     def adapter_fusion_to(
         self, adapter_names: FusionLike, device: torch.device | str | None = None, dtype: torch.dtype | None = None
@@ -1020,9 +1062,10 @@ class ModelAdaptersMixin(nn.Module):
         left_out = self._names_in_state_of(self._adapter_registry.merged) | fusions.names_of_incomplete(
             self, self._adapter_registry
         )
-        if left_out:
+        if left_out or sharing.groups(self._adapter_registry):
             state = kwargs.get("state_dict") or self.state_dict()
-            kwargs["state_dict"] = {key: tensor for key, tensor in state.items() if key not in left_out}
+            state = {key: tensor for key, tensor in state.items() if key not in left_out}
+            kwargs["state_dict"] = sharing.separated(self._adapter_registry, state)
         try:
             for key, value in entries.items():
                 setattr(config, key, value)
@@ -1040,7 +1083,10 @@ class ModelAdaptersMixin(nn.Module):
         Of adapters and fusions only one thing may be missing: how often the fusions of a temperature were trained.
         """
         cast(Any, super()).initialize_weights()
-        for fusion in self._adapter_registry.fusions.values() if "_adapter_registry" in self.__dict__ else ():
+        if "_adapter_registry" not in self.__dict__:
+            return
+        sharing.tie(self._adapter_registry)
+        for fusion in self._adapter_registry.fusions.values():
             for module in fusion.modules():
                 for buffer in module.buffers():
                     initialization.zeros_(buffer)  # but for those that were read
@@ -1097,7 +1143,8 @@ class ModelAdaptersMixin(nn.Module):
                 kept.add(name, adapter.config)
         for fusion in fusions.complete(self._adapter_registry):
             kept.add_fusion(fusion.adapter_names, fusion.config, fusion.name)
-        return {"adapters": kept.to_dict()}
+        shared = sharing.groups(self._adapter_registry)
+        return {"adapters": kept.to_dict() | ({"shared_parameters": shared} if shared else {})}
 
     def _names_in_state_of(self, adapters: Iterable[str]) -> set[str]:
         """The names that the tensors of adapters have in `state_dict`."""
@@ -1127,6 +1174,16 @@ class ModelAdaptersMixin(nn.Module):
             return begun.shown(self._called(begun.use, args, kwargs))
         finally:
             begun.end()
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        """Called by `to`, `half` and so on: what was made of the weights of several adapters is made anew."""
+        Kept.epoch += 1
+        return super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+
+    def train(self, mode: bool = True) -> Any:
+        """See `nn.Module.train`."""
+        Kept.epoch += 1
+        return super().train(mode)
 
     def _called(self, called: Use | None, args: Any, kwargs: Any) -> Any:
         """The part of a call that is compiled."""
@@ -1352,6 +1409,7 @@ def add_saved_adapters(model: Any, config: Any) -> None:
     entry = getattr(config, "adapters", None)
     if isinstance(entry, dict) and "config_map" in entry:
         _add_all(model, ModelAdaptersConfig(**entry))
+        sharing.share_again(model._adapter_registry, entry.get("shared_parameters") or {})
         del config.adapters
 
 

@@ -19,6 +19,7 @@ from .methods.base import ModuleMap, PositionsMap, SublayerMap
 from .methods.fusion import Fusion, FusionModule, fusion_container
 from .methods.low_rank import LowRank
 from .runtime.calls import Calls
+from .runtime.choice import simplified
 from .runtime.flows import Flow, Rows, flow_of, modules_of, routed
 from .runtime.hooks import HookPoint, HookTable, Routing, Step
 from .runtime.invertible import invertible_steps
@@ -232,7 +233,7 @@ class AdapterRegistry:
         if self.skip_layers and self.active is not None and name in self.active.flatten():
             raise ValueError(_merged_skips(name, self.skip_layers))
         self.merged.merge(name, adapter.placements, model, self.output_embeddings)
-        self._compile_anew()
+        self.compile_anew()
 
     def reset(self, name: str | None = None) -> None:
         """Take an adapter, or all, out of the weights again.
@@ -243,9 +244,10 @@ class AdapterRegistry:
         if name is not None and self[name].name not in self.merged:
             raise ValueError(f"Adapter {name!r} is not merged, so it cannot be reset. Merged: {list(self.merged)}.")
         self.merged.reset(name)
-        self._compile_anew()
+        self.compile_anew()
 
-    def _compile_anew(self) -> None:
+    def compile_anew(self) -> None:
+        """Forget what was compiled, and what was made of weights for it: modules, or their places, have changed."""
         self._forget()
         self.activate(self.active, self.skip_layers)
 
@@ -365,7 +367,7 @@ class AdapterRegistry:
             flow = self._flow(lanes, place)
             if not flow:
                 continue
-            found += steps_at(self.base, place.point, flow, calls)
+            found += steps_at(self.base, place.point, simplified(flow), calls)
             if any(isinstance(part, Rows) for part in flow):
                 differing.append(place.layer)
                 is_early |= place.layer < 0 or isinstance(place.point, (LayerOutput, InputEmbeddings))

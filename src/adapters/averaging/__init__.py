@@ -15,7 +15,8 @@ from ..methods.experts import ExpertsAdapter, FusedLoRA
 from ..methods.ia3 import IA3
 from ..methods.targets import AdaptedMatrix
 from ..registry import Adapter, AdapterRegistry
-from .changes import are_changes, combine_changes, combine_unscaled
+from .changes import combine_changes, combine_unscaled
+from .slots import are_changes
 from .strategies import OF_RELEASE_1, Options, WeightedSum, strategy_of
 from .values import combine_values, differences
 
@@ -176,7 +177,7 @@ def _check_values(adapter: Adapter, options: Options) -> None:
     if changes:
         raise ValueError(
             f"combine_strategy={kind!r} is defined on changes of weights, and adapter {adapter.name!r} has other "
-            "modules beside these (or changes of fused experts): these can be combined by 'linear' only."
+            "modules beside these: such adapters can be combined by 'linear' only."
         )
     if kind.startswith("lora_") or options.svd_rank is not None:
         what = f"svd_rank={options.svd_rank}" if options.svd_rank is not None else f"combine_strategy={kind!r}"

@@ -6,10 +6,12 @@ are saved with an adapter, so that nothing that was trained is lost.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import inspect
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import torch
 from torch import Tensor, nn
 
 from ..checkpoints.files import (
@@ -24,18 +26,54 @@ from ..checkpoints.files import (
 )
 from ..checkpoints.keys import aliases, matched
 from ..checkpoints.native import fill
-from . import HEADS, label_map
+from . import HEADS, PredictionHead, label_map
 
 
-def build_head(name: str, config: Mapping[str, Any], size: int, dropout: float) -> nn.Module:
+def build_head(model: nn.Module, name: str, config: Mapping[str, Any]) -> PredictionHead:
     """A head from its configuration.
 
+    Args:
+        model: The model that it is for.
+        name: Its name.
+        config: Its type, the arguments of that class, and `label2id`.
+
     Raises:
-        ValueError: there is no head of that type.
+        ValueError: there is no head of that type, or it has no such options.
     """
     if config.get("head_type") not in HEADS:
         raise ValueError(f"There is no head type {config.get('head_type')!r}; there are {', '.join(HEADS)}.")
-    return HEADS[config["head_type"]](name, config, size, dropout)
+    head_class = HEADS[config["head_type"]]
+    given = {key: value for key, value in config.items() if key not in ("head_type", "label2id")}
+    unknown = sorted(given.keys() - inspect.signature(head_class).parameters.keys())
+    if unknown:
+        raise ValueError(f"Head {name!r} ({config['head_type']}) has options that are not known: {', '.join(unknown)}.")
+    if config.get("label2id"):
+        given["id2label"] = {int(number): label for label, number in config["label2id"].items()}
+    return cast(PredictionHead, head_class(model, name, **given))
+
+
+def averaged_head(
+    model: nn.Module, names: Sequence[str], heads: Sequence[Any], weights: Sequence[float], name: str
+) -> nn.Module:
+    """A new head with the weighted sums of the parameters of others.
+
+    Raises:
+        ValueError: they are not of one configuration.
+    """
+    first = heads[0]
+    for other_name, other in zip(names, heads, strict=True):
+        fields = {field for field in {**first.config, **other.config} if field != "dropout_prob"}
+        wrong = sorted(field for field in fields if first.config.get(field) != other.config.get(field))
+        if wrong:
+            found = [f"{field} is {first.config.get(field)!r} and {other.config.get(field)!r}" for field in wrong]
+            raise ValueError(f"Heads {names[0]!r} and {other_name!r} cannot be averaged: {'; '.join(found)}.")
+    head = build_head(model, name, first.config)
+    with torch.no_grad():
+        for key, parameter in head.named_parameters():
+            values = [other.get_parameter(key) for other in heads]
+            total = sum(weight * value.float() for weight, value in zip(weights, values, strict=True))
+            parameter.copy_(cast(Tensor, total))
+    return head
 
 
 def save_head(
@@ -49,13 +87,12 @@ def save_head(
 
 
 def load_head(
+    model: nn.Module,
     folder: Path,
     name: str | None,
-    size: int,
-    dropout: float,
     id2label: Mapping[int, str] | None = None,
     safetensors_only: bool = False,
-) -> tuple[str, nn.Module]:
+) -> tuple[str, PredictionHead]:
     """Read a head, built and filled but not yet added to a model.
 
     Raises:
@@ -67,7 +104,7 @@ def load_head(
         raise AdapterFileError(f"{folder} holds the head of a static class, {data.get('model_class')}.")
     if id2label is not None:
         config = {**config, "label2id": label_map(config.get("num_labels", len(id2label)), id2label)}
-    head = build_head(name or saved_name, config, size, dropout)
+    head = build_head(model, name or saved_name, config)
     tensors = read_tensors(folder, HEAD_WEIGHTS, safetensors_only)
     modules = {f"heads.{saved_name}": head}
     fill(modules, matched(tensors, aliases(modules), ""), str(folder))

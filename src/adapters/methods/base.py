@@ -9,7 +9,7 @@ Shapes: B rows, T tokens, D hidden size.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -20,17 +20,20 @@ from ..anatomy.parts import Anatomy, Point
 
 
 class Chooser(Protocol):
-    """Knows which adapter each row of a batch goes through.
+    """Knows which adapter each row of a batch goes through, and keeps what was stacked for all adapters.
 
     Shapes: R rows, S adapters, G groups of consecutive rows with the same adapter.
     """
 
-    def __call__(self, x: Tensor, stacks: Sequence[Tensor]) -> Sequence[Tensor]:
-        """Of what was stacked for the adapters, that of each group of the rows in x.
+    def __call__(
+        self, x: Tensor, sources: Callable[[], list[Tensor]], stacked: Callable[[], Sequence[Tensor]]
+    ) -> Sequence[Tensor]:
+        """Of what is stacked for the adapters, that of each group of the rows in x. Shape: (G, ...) each.
 
         Args:
             x: What the adapters read. Shape: (R, ...).
-            stacks: Their tensors. Shape: (S, ...) each, to (G, ...).
+            sources: Gives the tensors that the stacks are made of.
+            stacked: Makes the stacks, of shape (S, ...). It is called if these have changed, or need gradients.
         """
 
 

@@ -69,8 +69,14 @@ class StackedShifts(LinearMap):
 
     def adapt(self, x: Tensor, y: Tensor) -> Tensor:
         """y + Δb. Shapes: (R, ..., I), (R, ..., O) to (R, ..., O)."""
-        (shifts,) = self._choose(y, [torch.stack([m.bias for m in self._shifts])[:, None]])
+        (shifts,) = self._choose(y, self._sources, self._stacks)
         return (y.reshape(shifts.shape[0], -1, y.shape[-1]) + shifts.to(y.dtype)).view(y.shape)
+
+    def _sources(self) -> list[Tensor]:
+        return [module.bias for module in self._shifts]
+
+    def _stacks(self) -> list[Tensor]:
+        return [torch.stack([module.bias for module in self._shifts])[:, None]]
 
 
 class BitFitMethod(Method):

@@ -20,7 +20,6 @@ from ..configuration import BnConfig
 from .base import AdapterModule, Chooser, Method, Placement, SharedParameters, SublayerMap
 from .hypercomplex import HypercomplexLinear, rule_parameters, weight_parameters
 from .invertible import COUPLINGS
-from .kept import Kept, flows
 from .layers import Activation, Projection, drop_rows, seeded
 
 
@@ -212,7 +211,6 @@ class StackedBottleneck(BottleneckMap):
         self._bottlenecks = tuple(modules)  # in a tuple they are no modules of this one
         self._choose = choose
         self._activation = modules[0]._activation
-        self._kept = Kept()
         config = modules[0].config
         self._has_factors = any(m.config.scaling != 1.0 for m in modules)
         self._is_plain = not (
@@ -230,11 +228,7 @@ class StackedBottleneck(BottleneckMap):
 
     def project(self, h: Tensor) -> Tensor:
         """See `BottleneckMap.project`."""
-        parameters = [holder[name] for holder, name in self._holders]
-        for layer in self._products:
-            parameters += layer.sources()
-        stacks = self._stacks() if flows(parameters) else self._kept.get(parameters, self._stacks)
-        down, down_bias, up, up_bias, *others = self._choose(h, stacks)
+        down, down_bias, up, up_bias, *others = self._choose(h, self._sources, self._stacks)
         x = h.reshape(down.shape[0], -1, h.shape[-1])  # (G, rows and tokens of a group, D)
         if self._is_plain:
             y = torch.baddbmm(up_bias, self._activation(torch.baddbmm(down_bias, x, down)), up)
@@ -270,10 +264,15 @@ class StackedBottleneck(BottleneckMap):
 
     def normed(self, y: Tensor) -> Tensor:
         """See `BottleneckMap.normed`."""
-        norms = [m.adapter_norm_after for m in self._bottlenecks]
-        weight, bias = self._choose(y, [_rows([n.weight for n in norms]), _rows([n.bias for n in norms])])
+        *_, weight, bias = self._choose(y, self._sources, self._stacks)
         normed = nn.functional.layer_norm(y, y.shape[-1:]).view(weight.shape[0], -1, y.shape[-1])
         return (normed * weight + bias).view(y.shape)
+
+    def _sources(self) -> list[Tensor]:
+        found = [holder[name] for holder, name in self._holders]
+        for layer in self._products:
+            found += layer.sources()
+        return found
 
     def _stacks(self) -> list[Tensor]:
         """Weights as (S, D, d) and (S, d, D), biases as (S, 1, d) and (S, 1, D), then what further steps need."""
@@ -296,6 +295,9 @@ class StackedBottleneck(BottleneckMap):
             found.append(found[0].new_tensor([[[m.config.scaling]] for m in modules]))
         if config.use_gating:
             found += [_rows([m.gate.bias for m in modules]), torch.stack([m.gate.weight.t() for m in modules])]
+        if config.ln_after:
+            found += [_rows([m.adapter_norm_after.weight for m in modules])]
+            found += [_rows([m.adapter_norm_after.bias for m in modules])]
         return found
 
 

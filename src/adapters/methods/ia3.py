@@ -28,6 +28,7 @@ class IA3(RowMatrix):
     def __init__(self, config: LoRAConfig, target: Target) -> None:
         super().__init__(config, target)
         self.dropout = 0.0  # there is no product to leave inputs out of
+        self.has_product, self.has_scale = False, True
         self.lora_B = nn.Parameter(torch.empty(sum(self.sizes), 1))
         self.is_plain = self.is_whole and self.gate is None and self.scaling == 1.0
         initialise(config.init_weights, self._parameters)  # type: ignore[arg-type]

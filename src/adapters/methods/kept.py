@@ -29,8 +29,12 @@ class Kept:
     torch counts the changes of a tensor, but not those that go through its `.data`: after these, call `model.eval()`.
     """
 
+    epoch = 0
+    """How often a model was moved, or switched between training and evaluation: nothing is kept for longer."""
+
     def __init__(self) -> None:
         self._kept: tuple[list[int], list[int], Any, list[Tensor]] | None = None
+        self._epoch = 0
 
     def get(self, tensors: list[Tensor], compute: Callable[[], Any]) -> Any:
         """The result of `compute`, which is called only if the tensors are not what they were last time.
@@ -45,7 +49,8 @@ class Kept:
         except RuntimeError:  # tensors that were made in inference mode count nothing
             return compute()
         ids = list(map(id, tensors))
-        if kept is None or kept[0] != versions or kept[1] != ids:
+        if kept is None or kept[0] != versions or kept[1] != ids or self._epoch != Kept.epoch:
+            self._epoch = Kept.epoch
             # What is made in inference mode could not be used outside of it.
             with torch.inference_mode(False), torch.no_grad():
                 kept = self._kept = (versions, ids, compute(), tensors)

@@ -37,6 +37,7 @@ class LowRank(RowMatrix, ABC):
         self.dropout = config.dropout
         self.is_square = self.is_whole and self.in_features == self.out_features
         self.m = Magnitude(target) if config.use_dora else None
+        self.has_product, self.has_scale = True, self.m is not None
 
     @abstractmethod
     def factors(self) -> tuple[Tensor, Tensor]:

@@ -6,6 +6,8 @@ u up-projections.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 
@@ -13,6 +15,9 @@ from ..configuration import MTLLoRAConfig
 from .lora_inits import initialise
 from .low_rank import LowRank
 from .targets import Target
+
+SHARED = ("lora_A", "lora_B")
+"""The parameters that the adapters of several tasks may have in common."""
 
 
 class MTLLoRA(LowRank):
@@ -22,6 +27,9 @@ class MTLLoRA(LowRank):
         config: The configuration.
         target: The matrix.
     """
+
+    group: str | None = None
+    """What those are called together that it shares its parameters with, if it does."""
 
     def __init__(self, config: MTLLoRAConfig, target: Target) -> None:
         super().__init__(config, target)
@@ -33,6 +41,18 @@ class MTLLoRA(LowRank):
         self.weights = nn.Parameter(torch.ones(config.n_up_projection))
         is_diagonal = config.task_specific_matrix_type == "singular_values"
         self.task_specific = Diagonal(parts * rank) if is_diagonal else Square(parts, rank)
+
+    def take(self, parameters: Mapping[str, nn.Parameter], group: str | None) -> None:
+        """Have these parameters from now on, in the place of its own.
+
+        Args:
+            parameters: Those of `SHARED`, by name.
+            group: What those are called together that have them; None if they are its own.
+        """
+        for name, parameter in parameters.items():
+            setattr(self, name, parameter)
+        self.group = group
+        self.kept.forget()
 
     def factors(self) -> tuple[Tensor, Tensor]:
         """See `LowRank.factors`."""

@@ -134,19 +134,29 @@ class StackedRefts(PositionsMap):
 
     def increment(self, h: Tensor, is_suffix: bool) -> Tensor:
         """See `PositionsMap.increment`."""
-        units = [cast(Intervention, m.units[-1 if is_suffix else 0]) for m in self._refts]
-        rank = max(unit.learned_source.out_features for unit in units)
-        sources, biases, rows = zip(*(_terms(unit, rank) for unit in units), strict=True)
-        w, b, r = self._choose(h, [torch.stack(sources), torch.stack(biases), torch.stack(rows)])
+        stacks = self._choose(h, self._sources, self._stacks)
+        w, b, r = stacks[3:] if is_suffix else stacks[:3]
         own = h.reshape(w.shape[0], -1, h.shape[-1]).to(w.dtype)
         z = torch.baddbmm(b, own, w.mT)
-        first = units[0]
+        first = cast(Intervention, self._refts[0].units[0])
         if first.f is not None:
             z = first.f(z)
         if first.subtracts:
             z = z - torch.bmm(own, r.mT)
         added = nn.functional.dropout(torch.bmm(z, r), first.dropout, first.training)
         return added.view(h.shape).to(h.dtype)
+
+    def _sources(self) -> list[Tensor]:
+        return [parameter for module in self._refts for parameter in module.parameters()]
+
+    def _stacks(self) -> list[Tensor]:
+        """W, b and R at the first positions, and at the last ones. Shapes: (S, r, D), (S, 1, r), (S, r, D)."""
+        found: list[Tensor] = []
+        for end in (0, -1):
+            units = [cast(Intervention, m.units[end]) for m in self._refts]
+            rank = max(unit.learned_source.out_features for unit in units)
+            found += map(torch.stack, zip(*(_terms(unit, rank) for unit in units), strict=True))
+        return found
 
 
 def _terms(unit: Intervention, rank: int) -> tuple[Tensor, Tensor, Tensor]:

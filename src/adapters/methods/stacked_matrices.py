@@ -16,7 +16,6 @@ import torch
 from torch import Tensor
 
 from .base import AdapterModule, Chooser, LinearMap
-from .kept import Kept, flows
 from .targets import AdaptedMatrix
 
 
@@ -24,6 +23,10 @@ class RowMatrix(AdaptedMatrix, ABC):
     """A module whose effect is y′ = v ⊙ y + s · B A x."""
 
     dropout: float
+    has_product: bool
+    """Whether A and B are not zero."""
+    has_scale: bool
+    """Whether v is not one."""
 
     @abstractmethod
     def terms(self) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
@@ -57,43 +60,45 @@ class StackedMatrices(LinearMap):
         super().__init__()
         self._adapters = tuple(modules)  # in a tuple they are no modules of this one
         self._choose = choose
-        self._kept = Kept()
         self._dropout = modules[0].dropout
+        self._has_product = any(module.has_product for module in modules)
+        self._has_scale = any(module.has_scale for module in modules)
 
     def adapt(self, x: Tensor, y: Tensor) -> Tensor:
         """See `LinearMap.adapt`. Shapes: (R, ..., I), (R, ..., O) to (R, ..., O)."""
-        sources = [source for module in self._adapters for source in module.all_sources]
-        stacks = self._stacks() if flows(sources) else self._kept.get(sources, self._stacks)
-        a, b, v = stacks
-        chosen = iter(self._choose(x, [stack for stack in stacks if stack is not None]))
-        result = y
-        if a is not None and b is not None:
-            a, b = next(chosen), next(chosen)
-            grouped = y.reshape(a.shape[0], -1, y.shape[-1]).to(a.dtype)
-            if v is not None:
-                grouped = grouped * next(chosen)
-            u = x.reshape(a.shape[0], -1, x.shape[-1]).to(a.dtype)
-            if self._dropout and self._adapters[0].training:
-                u = torch.nn.functional.dropout(u, self._dropout)
-            result = torch.baddbmm(grouped, torch.bmm(u, a), b)
-        elif v is not None:
+        chosen = iter(self._choose(x, self._sources, self._stacks))
+        if not self._has_product:
             v = next(chosen)
-            result = y.reshape(v.shape[0], -1, y.shape[-1]) * v
-        return result.view(y.shape).to(y.dtype)
+            return (y.reshape(v.shape[0], -1, y.shape[-1]) * v).view(y.shape).to(y.dtype)
+        a, b = next(chosen), next(chosen)
+        grouped = y.reshape(a.shape[0], -1, y.shape[-1])
+        u = x.reshape(a.shape[0], -1, x.shape[-1])
+        if u.dtype is not a.dtype or y.dtype is not a.dtype:
+            grouped, u = grouped.to(a.dtype), u.to(a.dtype)
+        if self._has_scale:
+            grouped = grouped * next(chosen)
+        if self._dropout and self._adapters[0].training:
+            u = torch.nn.functional.dropout(u, self._dropout)
+        result = torch.baddbmm(grouped, torch.bmm(u, a), b).view(y.shape)
+        return result if result.dtype is y.dtype else result.to(y.dtype)
 
-    def _stacks(self) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-        """Aᵀ, s · Bᵀ and v. Shapes: (S, I, r), (S, r, O), (S, 1, O)."""
+    def _sources(self) -> list[Tensor]:
+        return [source for module in self._adapters for source in module.all_sources]
+
+    def _stacks(self) -> list[Tensor]:
+        """Aᵀ, s · Bᵀ and v, as far as there are any. Shapes: (S, I, r), (S, r, O), (S, 1, O)."""
         terms = [module.terms() for module in self._adapters]
         like = next(term for one in terms for term in one if term is not None)
         inputs, outputs = self._adapters[0].in_features, self._adapters[0].out_features
-        rank = max([0, *[one[0].shape[0] for one in terms if one[0] is not None]])
-        a = b = v = None
-        if rank:
-            a = torch.stack([_filled(one[0], rank, inputs, like) for one in terms]).mT.contiguous()
-            b = torch.stack([_filled(one[1], rank, outputs, like) for one in terms])
-        if any(one[2] is not None for one in terms):
-            v = torch.stack([like.new_ones(outputs) if one[2] is None else one[2] for one in terms])[:, None]
-        return a, b, v
+        found = []
+        if self._has_product:
+            rank = max([one[0].shape[0] for one in terms if one[0] is not None])
+            found.append(torch.stack([_filled(one[0], rank, inputs, like) for one in terms]).mT.contiguous())
+            found.append(torch.stack([_filled(one[1], rank, outputs, like) for one in terms]))
+        if self._has_scale:
+            v = [like.new_ones(outputs) if one[2] is None else one[2] for one in terms]
+            found.append(torch.stack(v)[:, None])
+        return found
 
 
 def _filled(x: Tensor | None, rank: int, size: int, like: Tensor) -> Tensor:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,11 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from ..methods.base import AdapterModule
-from .flows import Rows
-from .lanes import Lanes
+from ..methods.kept import Kept, flows
+from .flows import Flow, Part, Rows
+from .lanes import Assignment, Lanes
 
 
-@dataclass(frozen=True)
 class Choice:
     """Which of several stacked modules each row goes through.
 
@@ -23,12 +24,52 @@ class Choice:
         slots: The place of each lane's module in the stack.
     """
 
-    lanes: Lanes
-    slots: tuple[int, ...]
+    def __init__(self, lanes: Lanes, slots: tuple[int, ...]) -> None:
+        self.lanes = lanes
+        self.slots = slots
+        self._kept = Kept()
+        self._last: tuple[int, Assignment, Sequence[Tensor]] | None = None
 
-    def __call__(self, x: Tensor, stacks: Sequence[Tensor]) -> Sequence[Tensor]:
+    def __call__(
+        self, x: Tensor, sources: Callable[[], list[Tensor]], stacked: Callable[[], Sequence[Tensor]]
+    ) -> Sequence[Tensor]:
         """See `Chooser`."""
-        return self.lanes.assignment(x).chosen(stacks, self.slots)
+        state, assignment = self.lanes.state_of_weights(), self.lanes.assignment(x)
+        if state is not None:  # where graphs are compiled, what was kept by others must not be looked at
+            last = self._last
+            if last is not None and last[0] == state and last[1] is assignment:
+                return last[2]
+        tensors = sources()
+        if flows(tensors):
+            return assignment.chosen(stacked(), self.slots)
+        stacks = self._kept.get(tensors, stacked)
+        chosen = assignment.chosen(stacks, self.slots)
+        if state is not None:
+            self.lanes.watch(self, tensors)
+            if assignment.lasts:
+                self._last = (state, assignment, chosen)
+        return chosen
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Choice:
+        return Choice(copy.deepcopy(self.lanes, memo), self.slots)
+
+    def __reduce__(self) -> tuple[type[Choice], tuple[Any, ...]]:
+        return Choice, (self.lanes, self.slots)
+
+
+class AllOfThem:
+    """Every one of several stacked modules is applied to the same input."""
+
+    def __init__(self) -> None:
+        self._kept = Kept()
+
+    def __call__(
+        self, x: Tensor, sources: Callable[[], list[Tensor]], stacked: Callable[[], Sequence[Tensor]]
+    ) -> Sequence[Tensor]:
+        """See `Chooser`."""
+        tensors = sources()
+        stacks: Sequence[Tensor] = stacked() if flows(tensors) else self._kept.get(tensors, stacked)
+        return stacks
 
 
 @dataclass(frozen=True)
@@ -73,6 +114,16 @@ def together(rows: Rows) -> list[Together] | None:
             if all(part is not other for other in found):
                 found.append(part)  # type: ignore[arg-type]
     return [_together(modules, rows) for modules in kinds.values()]
+
+
+def simplified(flow: Flow) -> Flow:
+    """The same flow, with one module in the place of those of all lanes, where that can be."""
+    parts: list[Part] = []
+    for part in flow:
+        found = together(part) if isinstance(part, Rows) else None
+        is_one = found is not None and len(found) == 1 and found[0].holds_all
+        parts.append(found[0].module if found is not None and is_one else part)
+    return tuple(parts)
 
 
 def _together(modules: list[nn.Module], rows: Rows) -> Together:

@@ -10,13 +10,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..composition import AdapterCompositionBlock, BatchSplit, MultiTask, Parallel, Setup, channels
+from ..methods.kept import Kept
 from .progress import Ongoing
+
+_version = attrgetter("_version")
 
 
 class RowPlan:
@@ -175,11 +179,13 @@ class Assignment:
         groups: Number G of consecutive groups of equally many rows that go through the same lane.
         known: The lane of each group, if it is known before the call.
         ids: The same. Shape: (G,).
+        lasts: Whether further calls have the same, so that what was chosen for it is worth keeping.
     """
 
     groups: int
     known: tuple[int, ...] | None
     ids: Tensor | None
+    lasts: bool = False
     _slots: dict[tuple[tuple[int, ...], torch.device], Tensor] = field(default_factory=dict)
     _in_order: dict[tuple[int, ...], bool] = field(default_factory=dict)
 
@@ -247,6 +253,10 @@ class RowsOfCall:
         rows: Number of rows R, with those of all channels; None before that is known.
         owner: The module whose call it is.
         outer: What was known before.
+        assignment: The lanes of the rows, when these were asked for.
+        assignments: Those of the calls within this one, by their numbers of rows.
+        repeated: What has been repeated for one layer, for the others too.
+        state_of_weights: See `Lanes.state_of_weights`.
     """
 
     task_ids: Sequence[int] | Tensor | None = None
@@ -255,7 +265,9 @@ class RowsOfCall:
     owner: nn.Module | None = None
     outer: RowsOfCall | None = None
     assignment: Assignment | None = None
+    assignments: dict[int, Assignment] = field(default_factory=dict)
     repeated: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    state_of_weights: int | None = None
 
 
 class Lanes:
@@ -269,6 +281,10 @@ class Lanes:
         self.plan = plan
         self.ongoing = Ongoing()
         self._static: dict[int, Assignment] = {}
+        self._watched: dict[object, list[Tensor]] = {}
+        self._all_watched: list[Tensor] = []
+        self._versions: list[int] = []
+        self._changes = 0
 
     def __len__(self) -> int:
         return len(self.plan.lanes)
@@ -291,8 +307,17 @@ class Lanes:
                 "rows, so that they cannot go through different adapters."
             )
         if call.assignment is None:
-            call.assignment = self.of_rows(call.rows, call.task_ids)
+            call.assignment = self._of_call(call, call.rows)
         return call.assignment
+
+    def _of_call(self, call: RowsOfCall, rows: int) -> Assignment:
+        outer = call.outer
+        if outer is None or outer.task_ids is None or torch.compiler.is_compiling():
+            return self.of_rows(rows, call.task_ids)
+        if rows not in outer.assignments:  # a model that generates is called many times with the same rows
+            outer.assignments[rows] = self.of_rows(rows, call.task_ids)
+            outer.assignments[rows].lasts = bool(outer.assignments[rows].known) and outer.owner is None
+        return outer.assignments[rows]
 
     def numbers(self, task_ids: Any) -> Sequence[int] | Tensor:
         """Tasks of rows as numbers.
@@ -327,8 +352,38 @@ class Lanes:
             if len(self._static) > 64:
                 self._static.clear()
             self._static[rows] = self.plan.assignment(rows, None)
+            self._static[rows].lasts = True
         return self._static[rows]
+
+    # What is made of the weights of adapters is kept until these change. To ask each weight at its own place costs
+    # more, in small models, than what is done there; so all are asked when the model is called.
+
+    def state_of_weights(self) -> int | None:
+        """A number that changes when a weight has; None outside of a call, and where gradients may flow."""
+        if torch.is_grad_enabled() or torch.compiler.is_compiling():
+            return None
+        call: RowsOfCall | None = self.ongoing.get()
+        return None if call is None else call.state_of_weights
+
+    def watch(self, key: object, weights: list[Tensor]) -> None:
+        """Look after the weights that something was made of, from the next call on."""
+        self._watched[key] = weights
+        self._all_watched = [weight for watched in self._watched.values() for weight in watched]
+
+    def look(self) -> int:
+        """Look whether any weight has changed. Gives the state."""
+        try:
+            versions = [Kept.epoch, *map(_version, self._all_watched)]
+        except RuntimeError:  # tensors that were made in inference mode count nothing
+            versions = []
+        if versions != self._versions or not versions:
+            self._versions = versions
+            self._changes += 1
+        return self._changes
 
     def __deepcopy__(self, memo: dict[int, object]) -> Lanes:
         copied = memo[id(self)] = Lanes(self.plan)
         return copied
+
+    def __reduce__(self) -> tuple[type[Lanes], tuple[RowPlan]]:
+        return Lanes, (self.plan,)

@@ -17,7 +17,7 @@ from ..methods.base import SublayerMap
 from ..methods.bottleneck import Bottleneck, StackedBottleneck
 from ..methods.fusion import FusionModule
 from .blocks import ByKinds, ByPieces, ByRows, Change, Leaves, WeightedSum, by_kinds, change_of, fused, unchanged
-from .choice import together
+from .choice import AllOfThem, together
 from .flows import Flow, Fused, Mean, Pieces, Rows
 
 Start = Callable[[Tensor], int]
@@ -200,12 +200,7 @@ def at_once(part: Fused) -> StackedBottleneck | None:
     keys = {module.stack_key() for module in modules}
     if len(modules) < len(part.flows) or len(keys) > 1 or modules[0].depends_on_rows:
         return None
-    return StackedBottleneck(modules, all_of_them)
-
-
-def all_of_them(x: Tensor, stacks: Sequence[Tensor]) -> Sequence[Tensor]:
-    """Every adapter is applied to the same input. See `Chooser`."""
-    return stacks
+    return StackedBottleneck(modules, AllOfThem())
 
 
 @dataclass
