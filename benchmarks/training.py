@@ -43,7 +43,8 @@ def trainable(bare: nn.Module, title: str) -> Any:
         return twin(bare).train()
     model = adapted(bare, METHODS[title])
     model.train_adapter("a0")
-    model.set_active_adapters("a0", skip_layers=list(DROPPED.get(title, ())))
+    if title in DROPPED:
+        model.set_active_adapters("a0", skip_layers=list(DROPPED[title]))
     return model.train()
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 import models
-from adapters import AdapterSetup, Average, BatchSplit, MultiTask, Parallel, Split, Stack
+from adapters import AdapterSetup, Average, BatchSplit, Fuse, MultiTask, Parallel, Split, Stack
 from test_laws import close, same
 
 PREFIX = "prefix_tuning[prefix_length=3, bottleneck_size=8]"
@@ -375,3 +375,143 @@ def test_threads_and_tasks(method: str) -> None:
         return await asyncio.gather(*(task(call) for call in range(40)))
 
     assert all(asyncio.run(tasks()))
+
+
+# -- nesting ----------------------------------------------------------------------------------------------------------
+
+EQUAL = {
+    "a stack in pieces": (
+        Split(Stack("a", "b"), "c", splits=[2, 4]),
+        Stack(Split("a", "c", splits=[2, 4]), Split("b", None, splits=[2, 4])),
+    ),
+    "pieces of pieces": (
+        Split(Split("a", "b", splits=[1, 1]), "c", splits=[2, 4]),
+        Split("a", "b", "c", splits=[1, 1, 4]),
+    ),
+    "the mean of stacks": (Stack("a", Average("b", "c")), Average(Stack("a", "b"), Stack("a", "c"))),
+    "the mean of means": (
+        Average(Average("a", "b", weights=[1, 3]), "c", weights=[1, 1]),
+        Average("a", "b", "c", weights=[1, 3, 4]),
+    ),
+    "pieces of means": (
+        Split(Average("a", "b"), "c", splits=[2, 4]),
+        Average(Split("a", "c", splits=[2, 4]), Split("b", "c", splits=[2, 4])),
+    ),
+    "the bare model in a stack": (Stack(None, "a", None, "b"), Stack("a", "b")),
+    "the bare model in a mean": (Average("a", None, weights=[1, 0]), Stack("a")),
+    "copies in a stack": (Stack("a", Parallel("b", None)), Parallel(Stack("a", "b"), "a")),
+    "copies twice in a stack": (
+        Stack(Parallel("a", "b"), Parallel("c", None)),
+        Parallel(Stack("a", "c"), Stack("b")),
+    ),
+    "copies of copies": (Parallel(Parallel("a", "b"), "c"), Parallel("a", "b", "c")),
+    "groups in copies": (
+        Parallel(BatchSplit("a", "b", batch_sizes=[1, 3]), "c"),
+        Parallel(BatchSplit("a", "b", "b", batch_sizes=[1, 1, 2]), "c"),
+    ),
+    "groups of groups": (
+        BatchSplit(BatchSplit("a", "b", batch_sizes=[1, 1]), "c", batch_sizes=[2, 2]),
+        BatchSplit("a", "b", "c", batch_sizes=[1, 1, 2]),
+    ),
+    "fused copies": (Parallel("a", Fuse("b", "c")), Parallel("a", Stack(Fuse("b", "c")))),
+    "a stack on a fusion, in groups": (
+        BatchSplit(Stack(Fuse("b", "c"), "a"), "a", batch_sizes=[2, 2]),
+        Stack(BatchSplit(Fuse("b", "c"), None, batch_sizes=[2, 2]), "a"),
+    ),
+}
+
+
+def with_three(name: str, preset: str) -> Any:
+    model: Any = models.adapted(name)
+    for adapter, factor in zip("abc", (4, 8, 16), strict=True):
+        model.add_adapter(adapter, f"{preset}[reduction_factor={factor}]")
+    model.add_adapter_fusion(["b", "c"])
+    with torch.no_grad():
+        for parameter in model._adapter_registry.fusions["b,c"].parameters():
+            parameter.add_(0.2 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(5)))
+    return randomised(model, "a", "b", "c")
+
+
+@pytest.mark.parametrize("name", ["bert", "gpt2", "llama"])
+@pytest.mark.parametrize("preset", ["seq_bn", "double_seq_bn", "par_bn"])
+@pytest.mark.parametrize("law", EQUAL)
+def test_nested(name: str, preset: str, law: str) -> None:
+    """Setups that mean the same give the same."""
+    model = with_three(name, preset)
+    first, second = EQUAL[law]
+    if preset == "par_bn" and "stack" in law and "pieces" in law:
+        return  # a parallel adapter adds to what the sublayer itself has made, also behind others in a stack
+    wanted = alone(model, name, second)
+    assert close(alone(model, name, first), wanted, 1e-4)
+    assert not close(wanted, alone(model, name, None), 1e-3)
+
+
+def test_fused_stacks_are_trained() -> None:
+    """`Fuse(Stack, Stack)`, and what stands on a fusion: only what is trained moves."""
+    model = with_three("bert", "seq_bn")
+    model.add_adapter("d", "seq_bn[reduction_factor=4]")
+    model.train_adapter(Stack(Fuse("b", "c"), "d"))
+    trained = {n for n, p in model.named_parameters() if p.requires_grad}
+    assert trained and all(".d." in n or ".b." in n or ".c." in n for n in trained)
+    model.add_adapter_fusion(Fuse(Stack("a", "b"), Stack("c", "d")))
+    model.train_adapter_fusion(Fuse(Stack("a", "b"), Stack("c", "d")))
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], 0.1)
+    before = {n: p.clone() for n, p in model.named_parameters()}
+    models.loss(models.tensors(model(**batch("bert")))).backward()
+    optimizer.step()
+    moved = {n for n, p in model.named_parameters() if not torch.equal(p, before[n])}
+    assert moved and all("adapter_fusion_layer.b,d." in n for n in moved)
+
+
+# -- what cannot be ---------------------------------------------------------------------------------------------------
+
+WRONG: list[tuple[Any, dict[str, Any], str]] = [
+    (Parallel("a", "x"), {}, "no adapter named 'x'"),
+    (BatchSplit("a", "b", batch_sizes=[1, 1]), {}, "2 rows, but the batch has 4"),
+    (Split("a", "b", splits=[2, 3]), {}, "for sequences of 5 tokens, and this one has 6"),
+    (Fuse("a", "b"), {}, "add_adapter_fusion"),
+    (BatchSplit(Parallel("a", "b"), "a", batch_sizes=[2, 2]), {}, "cannot be within BatchSplit"),
+    (Stack(Parallel("a", "b"), Parallel("a", "b", "a")), {}, "different numbers of children"),
+    (MultiTask("a", "b"), {}, "give task_ids"),
+    (MultiTask("a", "b"), {"task_ids": ["a", "x", "b", "a"]}, "'x' is none of the 2 tasks"),
+    (MultiTask("a", "b"), {"task_ids": [0, 1, 1]}, "3 rows, but the batch has 4"),
+    (None, {"adapter_names": ["a", "b"]}, "2 rows, but the batch has 4"),
+    (None, {"adapter_names": ["a", "b", "x", None]}, "no adapter named 'x'"),
+    (None, {"task_ids": [0, 1, 1, 0]}, "no adapter is active"),
+    (Stack("a"), {"task_ids": [0, 1, 1, 0]}, "for setups with MultiTask"),
+    (MultiTask("a", "b"), {"task_ids": [0] * 4, "adapter_names": ["a"] * 4}, "give one"),
+    (Stack(), {}, "is empty"),
+    (Average(Fuse(), "a"), {}, "is empty"),
+]
+
+
+@pytest.mark.parametrize(("setup", "options", "message"), WRONG, ids=[w[2] for w in WRONG])
+def test_what_cannot_be_is_said(setup: Any, options: dict[str, Any], message: str) -> None:
+    model = with_two("bert", "seq_bn")
+    bare = alone(model, "bert", None)
+    with pytest.raises(ValueError, match=message):
+        model.set_active_adapters(setup)
+        model(**batch("bert"), **options)
+    model.set_active_adapters(None)
+    assert same(models.tensors(model(**batch("bert"))), bare)
+
+
+@pytest.mark.parametrize(
+    ("method", "block", "message"),
+    [
+        ("prefix", Fuse("a", "b"), "Fuse is not defined"),
+        ("prefix", Split("a", "b", splits=[2, 4]), "Split is not defined for prefix tuning"),
+        ("prefix", Average("a", "b"), "different lengths"),
+        ("prompt", Split("a", "b", splits=[2, 4]), "Split is not defined for prompt tuning"),
+        ("prompt", Parallel("a", None), "prompts of different lengths"),
+        ("bitfit", Fuse("a", "b"), "Fuse is not defined"),
+    ],
+    ids=str,
+)
+def test_methods_name_what_they_cannot(method: str, block: Any, message: str) -> None:
+    model = with_two("bert", method)
+    with pytest.raises(ValueError, match=message):
+        if isinstance(block, Fuse):
+            model.add_adapter_fusion(block)
+        model.set_active_adapters(block)
+    assert model.active_adapters is None

@@ -73,7 +73,14 @@ class Use:
             return contextlib.nullcontext()
         return self.registry.table.borrowed(self.routing)
 
-    def called(self, function: Callable[..., Any], args: Any, kwargs: Any, is_repeated: bool = False) -> Any:
+    def called(
+        self,
+        function: Callable[..., Any],
+        args: Any,
+        kwargs: Any,
+        is_repeated: bool = False,
+        with_beams: bool = False,
+    ) -> Any:
         """Call a function, which may be compiled, with this.
 
         Args:
@@ -81,25 +88,25 @@ class Use:
             args: Its arguments.
             kwargs: Its arguments by name.
             is_repeated: Whether the batch in these is repeated already.
+            with_beams: Whether rows may get copies of their own.
         """
         table = self.registry.table
         lanes = (self.routing or table.active).lanes
         is_traced = torch.compiler.is_dynamo_compiling()
         task_ids = self.tasks if is_traced else self.task_ids
-        if lanes is None or (task_ids is None and not is_repeated):
+        if task_ids is None and not is_repeated and not with_beams:
             lanes = None
-        before = lanes.ongoing.get() if lanes is not None else None
+        if lanes is not None and lanes.ongoing.get() is not None:
+            lanes = None  # within `generate`, which knows more of the rows
         if lanes is not None:
-            lanes.ongoing.put(RowsOfCall(task_ids, is_repeated))
+            lanes.ongoing.put(RowsOfCall(task_ids, is_repeated, with_beams))
         if is_traced:
             table.traced = self.routing
         try:
             return function(*args, **kwargs)
         finally:
-            if lanes is not None and before is None:
+            if lanes is not None:
                 lanes.ongoing.clear()
-            elif lanes is not None:
-                lanes.ongoing.put(before)
             if is_traced:
                 table.traced = None
 

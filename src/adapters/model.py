@@ -1255,7 +1255,7 @@ def _generate_in_setup(self: Any, *args: Any, **kwargs: Any) -> Any:
     called = use(self._adapter_registry, taken_from(kwargs))
     args, kwargs, is_repeated = called.repeated(args, kwargs)
     with called.borrowed(), Generation():
-        return called.called(functools.partial(own_class.generate, self), args, kwargs, is_repeated)
+        return called.called(functools.partial(own_class.generate, self), args, kwargs, is_repeated, with_beams=True)
 
 
 def _adapted_class(own_class: type[nn.Module]) -> type[nn.Module]:

@@ -71,6 +71,8 @@ def averaged_head(
     with torch.no_grad():
         for key, parameter in head.named_parameters():
             values = [other.get_parameter(key) for other in heads]
+            if parameter is values[0]:  # tied to the embeddings of the model, which are not the head's
+                continue
             total = sum(weight * value.float() for weight, value in zip(weights, values, strict=True))
             parameter.copy_(cast(Tensor, total))
     return head

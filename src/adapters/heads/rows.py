@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 from transformers.utils.generic import ModelOutput
 
-from ..composition import AdapterCompositionBlock, BatchSplit, MultiTask, Parallel, channels as channels_of, parse_heads_from_composition
+from ..composition import AdapterCompositionBlock, BatchSplit, MultiTask, Parallel, parse_heads_from_composition
+from ..composition import channels as channels_of
 
 Heads: TypeAlias = AdapterCompositionBlock | Sequence[Any] | str | None
 """Heads: a name, a list of them (one for each channel of `Parallel`), or a block of them."""

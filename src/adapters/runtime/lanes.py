@@ -63,12 +63,13 @@ class RowPlan:
         """Whether all rows are alike, and none is repeated."""
         return len(self.lanes) == 1 and self.channels == 1
 
-    def assignment(self, rows: int, task_ids: Sequence[int] | Tensor | None) -> Assignment:
+    def assignment(self, rows: int, task_ids: Sequence[int] | Tensor | None, with_beams: bool = False) -> Assignment:
         """The lane of each row.
 
         Args:
-            rows: Number of rows R, those of all channels; several times as many while beams are searched.
+            rows: Number of rows R, those of all channels.
             task_ids: The task of each row of the batch. Shape: (B,).
+            with_beams: Whether each row may have been followed by copies of it: beams, or texts to be sampled.
 
         Raises:
             ValueError: the numbers of rows do not fit.
@@ -78,7 +79,7 @@ class RowPlan:
             raise ValueError(f"{rows} rows are none of {self.channels} copies of a batch: {self.setup!r}.")
         of_rows: Any = [0]
         if self.rows is not None:
-            of_rows = _repeated(range(self.rows), per_channel, f"the batch sizes of {self.setup!r}")
+            of_rows = _repeated(range(self.rows), per_channel, f"the batch sizes of {self.setup!r}", with_beams)
         if not self.tasks:
             table = self._lanes
             each = per_channel // len(of_rows)
@@ -89,20 +90,20 @@ class RowPlan:
                 "numbers or names of its children."
             )
         if isinstance(task_ids, Tensor):
-            if per_channel % len(task_ids):
+            if per_channel % len(task_ids) or (per_channel != len(task_ids) and not with_beams):
                 raise ValueError(_rows_differ(len(task_ids), per_channel, "task_ids"))
             ids = task_ids.repeat_interleave(per_channel // len(task_ids)) if per_channel != len(task_ids) else task_ids
             found = self._table.to(ids.device)[:, torch.tensor(of_rows, device=ids.device), ids]
             return Assignment(rows, None, found.flatten())
-        names = _repeated(task_ids, per_channel, "task_ids")
+        names = _repeated(task_ids, per_channel, "task_ids (or adapter_names)", with_beams)
         of_rows = of_rows if self.rows is not None else [0] * per_channel
         table = self._lanes
         return Assignment.of([lane[row][task] for lane in table for row, task in zip(of_rows, names, strict=True)])
 
 
-def _repeated(given: Sequence[int], rows: int, what: str) -> list[int]:
-    """One for each row, where each of the batch is followed by its copies (beams)."""
-    if rows % max(len(given), 1) or not given:
+def _repeated(given: Sequence[int], rows: int, what: str, with_beams: bool) -> list[int]:
+    """One for each row, where each of the batch may be followed by copies of it."""
+    if not given or rows % len(given) or (rows != len(given) and not with_beams):
         raise ValueError(_rows_differ(len(given), rows, what))
     return [one for one in given for _ in range(rows // len(given))]
 
@@ -250,6 +251,7 @@ class RowsOfCall:
     Args:
         task_ids: The task of each row of the batch, as numbers.
         is_repeated: Whether the batch has been repeated already.
+        with_beams: Whether each row may be followed by copies of it.
         rows: Number of rows R, with those of all channels; None before that is known.
         owner: The module whose call it is.
         outer: What was known before.
@@ -261,6 +263,7 @@ class RowsOfCall:
 
     task_ids: Sequence[int] | Tensor | None = None
     is_repeated: bool = False
+    with_beams: bool = False
     rows: int | None = None
     owner: nn.Module | None = None
     outer: RowsOfCall | None = None
@@ -280,7 +283,7 @@ class Lanes:
     def __init__(self, plan: RowPlan) -> None:
         self.plan = plan
         self.ongoing = Ongoing()
-        self._static: dict[int, Assignment] = {}
+        self._static: dict[tuple[int, bool], Assignment] = {}
         self._watched: dict[object, list[Tensor]] = {}
         self._all_watched: list[Tensor] = []
         self._versions: list[int] = []
@@ -300,7 +303,7 @@ class Lanes:
         """
         call: RowsOfCall | None = self.ongoing.get()
         if call is None or call.rows is None:
-            return self.of_rows(x.shape[0], None)
+            return self.of_rows(x.shape[0], None, False)
         if x.shape[0] != call.rows and x.shape[0] % call.rows:
             raise ValueError(
                 f"The batch has {call.rows} rows, and here is something of shape {tuple(x.shape)}: this model mixes "
@@ -313,9 +316,9 @@ class Lanes:
     def _of_call(self, call: RowsOfCall, rows: int) -> Assignment:
         outer = call.outer
         if outer is None or outer.task_ids is None or torch.compiler.is_compiling():
-            return self.of_rows(rows, call.task_ids)
+            return self.of_rows(rows, call.task_ids, call.with_beams)
         if rows not in outer.assignments:  # a model that generates is called many times with the same rows
-            outer.assignments[rows] = self.of_rows(rows, call.task_ids)
+            outer.assignments[rows] = self.of_rows(rows, call.task_ids, call.with_beams)
             outer.assignments[rows].lasts = bool(outer.assignments[rows].known) and outer.owner is None
         return outer.assignments[rows]
 
@@ -344,16 +347,17 @@ class Lanes:
             found.append(number)
         return found
 
-    def of_rows(self, rows: int, task_ids: Sequence[int] | Tensor | None) -> Assignment:
+    def of_rows(self, rows: int, task_ids: Sequence[int] | Tensor | None, with_beams: bool) -> Assignment:
         """The lanes of so many rows. What depends on nothing but their number is kept."""
         if self.plan.tasks or torch.compiler.is_compiling():
-            return self.plan.assignment(rows, task_ids)
-        if rows not in self._static:
+            return self.plan.assignment(rows, task_ids, with_beams)
+        key = (rows, with_beams)
+        if key not in self._static:
             if len(self._static) > 64:
                 self._static.clear()
-            self._static[rows] = self.plan.assignment(rows, None)
-            self._static[rows].lasts = True
-        return self._static[rows]
+            self._static[key] = self.plan.assignment(rows, None, with_beams)
+            self._static[key].lasts = True
+        return self._static[key]
 
     # What is made of the weights of adapters is kept until these change. To ask each weight at its own place costs
     # more, in small models, than what is done there; so all are asked when the model is called.

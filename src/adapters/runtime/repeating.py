@@ -53,7 +53,8 @@ class BeginRows:
         rows = _rows_of(given)
         is_repeated = outer is not None and outer.is_repeated
         task_ids = None if outer is None else outer.task_ids
-        call = RowsOfCall(task_ids, is_repeated, rows, module, outer)
+        with_beams = outer is not None and outer.with_beams
+        call = RowsOfCall(task_ids, is_repeated, with_beams, rows, module, outer)
         if not (torch.compiler.is_compiling() or torch.is_grad_enabled()):
             call.state_of_weights = self.lanes.look()
         self.lanes.ongoing.put(call)
