@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -71,6 +72,13 @@ def parallel(config: str, count: int, skipped: int = 0) -> Built:
     return lambda: bare(**repeated), lambda: model(**given)
 
 
+def bare_rows() -> Built:
+    """What the layers below the first that differs save: one row for eight."""
+    bare, given = bert_small().eval(), inputs(1, 16)
+    repeated = {name: value.repeat(8, 1) for name, value in given.items()}
+    return lambda: bare(**repeated), lambda: bare(**given)
+
+
 def fused(bare: nn.Module, count: int) -> Any:
     names = [f"a{i}" for i in range(count)]
     model = adapted(bare, "seq_bn", count, active=False)
@@ -118,40 +126,48 @@ def dropped_training(skipped: int) -> Built:
     return step(models[0], given), step(models[1], given)
 
 
-def configured(config: str) -> str:
-    return config.partition("[")[0]
+def rows_cases() -> Iterator[Case]:
+    for config in ("seq_bn", "lora", "double_seq_bn", "ia3", "dora", "loreft", "prefix_tuning_flat"):
+        for tokens in (16, 64):
+            title = f"32 rows × 32 adapters, {config}, 32×{tokens}, over one adapter"
+            yield Case(title, partial(rows_of_own, config, 32, tokens, 32))
+    for config in ("seq_bn", "lora"):
+        title = f"32 rows × 8 adapters, {config}, 32×16, over one adapter"
+        yield Case(title, partial(rows_of_own, config, 8, 16, 8))
+        title = f"32 rows in 8 groups, {config}, 32×16, over one adapter"
+        yield Case(title, partial(rows_of_own, config, 8, 16, 8, grouped=True))
+    yield Case("32 of 1000 resident, seq_bn, over 32 of 32", partial(rows_of_resident, "seq_bn", 32, 1000))
 
 
-def cases(section: str) -> Iterator[Case]:
-    """The comparisons of a section."""
-    if section == "rows":
-        for config in ("seq_bn", "lora", "double_seq_bn", "ia3", "dora", "loreft", "prefix_tuning_flat"):
-            for tokens in (16, 64):
-                title = f"32 rows × 32 adapters, {config}, 32×{tokens}, over one adapter"
-                yield Case(title, lambda c=config, t=tokens: rows_of_own(c, 32, t, 32))
-        for config in ("seq_bn", "lora"):
-            title = f"32 rows × 8 adapters, {config}, 32×16, over one adapter"
-            yield Case(title, lambda c=config: rows_of_own(c, 8, 16, 8))
-            title = f"32 rows in 8 groups, {config}, 32×16, over one adapter"
-            yield Case(title, lambda c=config: rows_of_own(c, 8, 16, 8, grouped=True))
-        yield Case("32 of 1000 resident, seq_bn, over 32 of 32", lambda: rows_of_resident("seq_bn", 32, 1000))
-    if section == "parallel":
-        for config in ("seq_bn", "lora"):
-            for count in (2, 4, 8):
-                title = f"Parallel of {count}, {config}, 1×16, over the bare {count}-fold batch"
-                yield Case(title, lambda c=config, n=count: parallel(c, n))
-            title = f"Parallel of 8, {config}, 1×16, lower half dropped, over the bare 8-fold batch"
-            yield Case(title, lambda c=config: parallel(c, 8, skipped=3))
-    if section == "fuse":
-        for count in (3, 8):
-            for rows, tokens in ((1, 16), (8, 64)):
-                title = f"Fuse of {count}, {rows}×{tokens}, over bare"
-                yield Case(title, lambda n=count, r=rows, t=tokens: fusion(n, r, t))
-            yield Case(f"Fuse of {count}, training step, over seq_bn", lambda n=count: fusion_training(n))
-    if section == "drop":
-        for skipped in (3, 6, 9):
-            title = f"AdapterDrop, first {skipped} of 12 layers, training step, over all layers"
-            yield Case(title, lambda n=skipped: dropped_training(n))
+def parallel_cases() -> Iterator[Case]:
+    for config in ("seq_bn", "lora"):
+        for count in (2, 4, 8):
+            title = f"Parallel of {count}, {config}, 1×16, over the bare {count}-fold batch"
+            yield Case(title, partial(parallel, config, count))
+        title = f"Parallel of 8, {config}, 1×16, lower half dropped, over the bare 8-fold batch"
+        yield Case(title, partial(parallel, config, 8, skipped=3))
+    yield Case("bare, 1×16, over the bare 8-fold batch", bare_rows)
+
+
+def fuse_cases() -> Iterator[Case]:
+    for count in (3, 8):
+        for rows, tokens in ((1, 16), (8, 64)):
+            yield Case(f"Fuse of {count}, {rows}×{tokens}, over bare", partial(fusion, count, rows, tokens))
+        yield Case(f"Fuse of {count}, training step, over seq_bn", partial(fusion_training, count))
+
+
+def drop_cases() -> Iterator[Case]:
+    for skipped in (3, 6, 9):
+        title = f"AdapterDrop, first {skipped} of 12 layers, training step, over all layers"
+        yield Case(title, partial(dropped_training, skipped))
+
+
+SECTIONS: dict[str, Callable[[], Iterator[Case]]] = {
+    "rows": rows_cases,
+    "parallel": parallel_cases,
+    "fuse": fuse_cases,
+    "drop": drop_cases,
+}
 
 
 def measure_switching() -> None:
@@ -160,21 +176,21 @@ def measure_switching() -> None:
         model = adapted(bert_small().eval(), "seq_bn", loaded, active=False)
         for title in ("first", "again"):
             names = [f"a{i}" for i in range(min(loaded, 200))]
-            times = [1000 * clock(lambda n=name: model.set_active_adapters(n)) for name in names]
+            times = [1000 * clock(partial(model.set_active_adapters, name)) for name in names]
             emit(f"switch the active adapter ({title}), {loaded} loaded", "ms", times)
 
 
 @torch.no_grad()
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    sections = ["rows", "parallel", "fuse", "drop", "switch"]
+    sections = [*SECTIONS, "switch"]
     parser.add_argument("sections", nargs="*", default=sections, metavar="section", help=", ".join(sections))
     parser.add_argument("--seconds", type=float, default=8.0, help="time for each case")
     parser.add_argument("--only", default="", help="a part of the names of the cases to run")
     arguments = parser.parse_args()
     quiet_single_thread()
     for section in arguments.sections:
-        for case in cases(section):
+        for case in SECTIONS[section]() if section in SECTIONS else ():
             if arguments.only not in case.title:
                 continue
             try:

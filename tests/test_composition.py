@@ -11,9 +11,12 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from torch import Tensor
 
+import adapters
 import models
+import zoo
 from adapters import AdapterSetup, Average, BatchSplit, Fuse, MultiTask, Parallel, Split, Stack
 from test_laws import close, same
 
@@ -243,10 +246,6 @@ WAYS: dict[str, dict[str, Any]] = {
 
 
 def generating(name: str, method: str) -> Any:
-    import transformers
-
-    import adapters
-
     config_class, arguments, _, _ = models.FAMILIES[name]
     torch.manual_seed(0)
     extra = {"decoder_start_token_id": 0} if name == "t5" else {"pad_token_id": 0}
@@ -515,3 +514,46 @@ def test_methods_name_what_they_cannot(method: str, block: Any, message: str) ->
             model.add_adapter_fusion(block)
         model.set_active_adapters(block)
     assert model.active_adapters is None
+
+
+# -- every architecture -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("preset", ["seq_bn", "lora", "loreft", PREFIX])
+@pytest.mark.parametrize("architecture", zoo.ARCHITECTURES, ids=lambda a: f"{a.model_class}")
+def test_rows_of_any_architecture(architecture: zoo.Architecture, preset: str) -> None:
+    """Rows, and copies of the batch behind a layer that all share, are what they are alone; or an error says no."""
+    try:
+        model: Any = zoo.tiny_model(architecture).eval()
+    except (zoo.CannotShrink, ImportError, ValueError) as error:
+        pytest.skip(str(error))
+    given = zoo.tiny_inputs(model, architecture)
+    adapters.init(model)
+    try:
+        for adapter in "ab":
+            model.add_adapter(adapter, preset)
+    except ValueError as error:
+        pytest.skip(str(error))
+    randomised(model, "a", "b")
+
+    def run(setup: Any, skip: Sequence[int] = (), **options: Any) -> Tensor:
+        model.set_active_adapters(setup, skip_layers=skip)
+        torch.manual_seed(0)
+        with torch.no_grad():
+            output = model(**given, **options)
+        return output["logits"]  # type: ignore[no-any-return]
+
+    try:
+        wanted = {setup: run(setup) for setup in ("a", "b", None)}
+        order = (["b", None, "a"] * len(wanted["a"]))[: len(wanted["a"])]
+        got = run(None, adapter_names=order)
+    except ValueError as error:
+        known = ("rows", "padding", "hidden states", "shared_kv_states")  # of the last one the inputs are not there
+        assert any(word in str(error) for word in known), error
+        return
+    expected = torch.stack([wanted[adapter][row] for row, adapter in enumerate(order)])
+    assert torch.allclose(got, expected, rtol=1e-3, atol=1e-3)
+    for skip in ((), (0,)):
+        expected = torch.cat([run("a", skip), run("b", skip)])
+        assert torch.allclose(run(Parallel("a", "b"), skip), expected, rtol=1e-3, atol=1e-3)

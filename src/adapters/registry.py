@@ -25,7 +25,7 @@ from .runtime.hooks import HookPoint, HookTable, Routing, Step
 from .runtime.invertible import invertible_steps
 from .runtime.lanes import Lanes, RowPlan
 from .runtime.modules import tied_steps, with_folded_biases
-from .runtime.repeating import row_steps
+from .runtime.repeating import has_tokens_first, row_steps
 from .runtime.steps import joined, rank, steps_at
 
 
@@ -326,7 +326,7 @@ class AdapterRegistry:
                 f"Adapter {merged[0]!r} is merged into the weights, so that it acts on all rows and tokens, and cannot "
                 f"be part of {mixing!r}; call model.reset_adapter({merged[0]!r}) first."
             )
-        lanes = Lanes(RowPlan(setup))
+        lanes = Lanes(RowPlan(setup), has_tokens_first(self.base))
         steps = joined(list(self._steps_of(lanes, adapters, skip_layers)))
         return Routing(with_folded_biases(steps), lanes)
 

@@ -91,7 +91,7 @@ class ModelWithFlexibleHeadsAdaptersMixin(ModelAdaptersMixin):
     def _add_head(self, name: str, config: Mapping[str, Any], overwrite_ok: bool, set_active: bool) -> None:
         if name in self.heads and not overwrite_ok:
             raise ValueError(f"There is a head named {name!r} already. Choose another name, or pass overwrite_ok=True.")
-        self._attach_head(name, build_head(name, config, self._hidden_size(), self._head_dropout()), set_active)
+        self._attach_head(name, build_head(self, name, config), set_active)
 
     def _attach_head(self, name: str, head: nn.Module, set_active: bool) -> None:
         base = self._adapter_registry.base
@@ -161,7 +161,7 @@ class ModelWithFlexibleHeadsAdaptersMixin(ModelAdaptersMixin):
             if name not in self.heads:
                 raise ValueError(unknown_name(name, self.heads, "head"))
         heads = [self._head(name) for name in names]
-        head = averaged_head(names, heads, found, head_name, self._hidden_size(), self._head_dropout())
+        head = averaged_head(self, names, heads, found, head_name)
         self._attach_head(head_name, head, set_active)
 
     def get_labels_dict(self, head_name: str | None = None) -> dict[int, str] | None:
@@ -208,9 +208,7 @@ class ModelWithFlexibleHeadsAdaptersMixin(ModelAdaptersMixin):
         Raises:
             AdapterFileError: a file is missing, cut off, or does not fit. The model is then as it was.
         """
-        name, head = load_head(
-            Path(save_directory), load_as, self._hidden_size(), self._head_dropout(), id2label, use_safetensors
-        )
+        name, head = load_head(self, Path(save_directory), load_as, id2label, use_safetensors)
         self._attach_head(name, head, set_active=False)
         return name
 
@@ -233,8 +231,7 @@ class ModelWithFlexibleHeadsAdaptersMixin(ModelAdaptersMixin):
     ) -> Callable[[], None] | None:
         if not holds_flexible_head(folder):
             return None
-        size, dropout = self._hidden_size(), self._head_dropout()
-        own_name, head = load_head(folder, name, size, dropout, id2label, safetensors_only)
+        own_name, head = load_head(self, folder, name, id2label, safetensors_only)
         return lambda: self._attach_head(own_name, head, set_active=False)
 
     def _save_heads(self, heads: HeadSetup, folder: Path, use_safetensors: bool, is_nested: bool) -> HeadSetup:
@@ -328,13 +325,6 @@ class ModelWithFlexibleHeadsAdaptersMixin(ModelAdaptersMixin):
 
     def _head(self, name: str) -> Any:
         return self.heads[name]
-
-    def _hidden_size(self) -> int:
-        return int(self.config.get_text_config().hidden_size)
-
-    def _head_dropout(self) -> float:
-        config = self.config
-        return float(getattr(config, "hidden_dropout_prob", getattr(config, "dropout", 0.0)) or 0.0)
 
 
 def last_positions(hidden: Tensor, chosen: Tensor) -> Tensor:

@@ -85,7 +85,7 @@ class AttendWithPrefixes:
         elif query.shape[2] > 1 and is_causal_by_flag(implementation, module, arguments):
             attention_mask = causal_mask(query, key, length)
         if seen is not None:
-            attention_mask = with_unseen(attention_mask, seen, query, key)
+            attention_mask = with_unseen(attention_mask, seen, query, key, implementation)
         key, value = torch.cat([fitted(keys, key), key], dim=2), torch.cat([fitted(values, value), value], dim=2)
         return function(module, query, key, value, attention_mask, **arguments)
 

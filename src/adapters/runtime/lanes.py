@@ -273,15 +273,27 @@ class RowsOfCall:
     state_of_weights: int | None = None
 
 
+def _check_rows(x: Tensor, rows: int, may_have_tokens_first: bool) -> None:
+    """Raise for what has not its rows first. What belongs to one row may be several ones there: windows of an image."""
+    has_tokens_first = may_have_tokens_first and x.ndim > 2 and x.shape[1] == rows
+    if x.shape[0] % rows or has_tokens_first:
+        raise ValueError(
+            f"The batch has {rows} rows, and here is something of shape {tuple(x.shape)}: this model mixes rows, or "
+            "has them behind tokens, so that they cannot go through different adapters."
+        )
+
+
 class Lanes:
     """The lanes of a routing, and the rows of the call that is going on.
 
     Args:
         plan: The rule.
+        may_have_tokens_first: Whether there are places in the model where what it computes is (tokens, rows, …).
     """
 
-    def __init__(self, plan: RowPlan) -> None:
+    def __init__(self, plan: RowPlan, may_have_tokens_first: bool = False) -> None:
         self.plan = plan
+        self.may_have_tokens_first = may_have_tokens_first
         self.ongoing = Ongoing()
         self._static: dict[tuple[int, bool], Assignment] = {}
         self._watched: dict[object, list[Tensor]] = {}
@@ -304,11 +316,8 @@ class Lanes:
         call: RowsOfCall | None = self.ongoing.get()
         if call is None or call.rows is None:
             return self.of_rows(x.shape[0], None, False)
-        if x.shape[0] != call.rows and x.shape[0] % call.rows:
-            raise ValueError(
-                f"The batch has {call.rows} rows, and here is something of shape {tuple(x.shape)}: this model mixes "
-                "rows, so that they cannot go through different adapters."
-            )
+        if x.shape[0] != call.rows or self.may_have_tokens_first:
+            _check_rows(x, call.rows, self.may_have_tokens_first)
         if call.assignment is None:
             call.assignment = self._of_call(call, call.rows)
         return call.assignment
@@ -386,8 +395,8 @@ class Lanes:
         return self._changes
 
     def __deepcopy__(self, memo: dict[int, object]) -> Lanes:
-        copied = memo[id(self)] = Lanes(self.plan)
+        copied = memo[id(self)] = Lanes(self.plan, self.may_have_tokens_first)
         return copied
 
-    def __reduce__(self) -> tuple[type[Lanes], tuple[RowPlan]]:
-        return Lanes, (self.plan,)
+    def __reduce__(self) -> tuple[type[Lanes], tuple[RowPlan, bool]]:
+        return Lanes, (self.plan, self.may_have_tokens_first)

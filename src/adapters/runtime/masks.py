@@ -60,7 +60,7 @@ def causal_mask(query: Tensor, key: Tensor, length: int) -> Tensor:
     return seen.tril(length)[None, None]
 
 
-def with_unseen(mask: Tensor | None, seen: Tensor, query: Tensor, key: Tensor) -> Tensor:
+def with_unseen(mask: Tensor | None, seen: Tensor, query: Tensor, key: Tensor, implementation: str | None) -> Tensor:
     """A mask under which rows do not see some positions of the prefix.
 
     Args:
@@ -68,10 +68,14 @@ def with_unseen(mask: Tensor | None, seen: Tensor, query: Tensor, key: Tensor) -
         seen: Which are seen. Shape: (B, P).
         query: The queries. Shape: (B, H, T, d).
         key: The keys without the prefix. Shape: (B, K, S, d).
+        implementation: The name of the attention function: that of flash attention takes masks of (B, P + S).
     """
     rows, length = seen.shape
-    if mask is None:
-        mask = seen.new_ones(1, 1, query.shape[2], length + key.shape[2])
+    columns = length + key.shape[2]
+    if mask is None and implementation is not None and "flash" in implementation:
+        mask = seen.new_ones(rows, columns, dtype=torch.long)
+    elif mask is None:  # of numbers, because eager functions add it to the scores
+        mask = query.new_zeros(1, 1, query.shape[2], columns)
     if mask.ndim == 2:  # that of flash attention
         own = torch.where(seen, mask[:, :length], torch.zeros_like(mask[:, :length]))
         return torch.cat([own, mask[:, length:]], -1)

@@ -25,6 +25,25 @@ _INPUTS = (
     *("input_ids", "inputs_embeds", "decoder_input_ids", "decoder_inputs_embeds", "input_features", "input_values"),
     *("pixel_values", "hidden_states"),
 )
+# Where what follows the layers, or is beside them, goes by the number of rows that the model was called with.
+_COUNT_ROWS = frozenset(
+    {
+        *(
+            "flaubert",
+            "gemma3n",
+            "gemma3n_text",
+            "gpt_bigcode",
+            "imagegpt",
+            "inkling2_text",
+            "mobilevit",
+            "openai-gpt",
+            "prophetnet",
+        ),
+        *("pvt", "pvt_v2", "xlm", "xmod"),
+    }
+)
+# Where layers, or attention in them, compute (tokens, rows, …).
+_TOKENS_FIRST = frozenset({"fsmt", "led", "longformer", "xlnet"})
 _NOT_OF_ROWS = frozenset({"cache_position", "head_mask", "decoder_head_mask", "cross_attn_head_mask"})
 
 
@@ -223,6 +242,15 @@ def _once(known: dict[int, tuple[Tensor, Tensor]]) -> Callable[..., Any]:
     return found
 
 
+def has_tokens_first(base: nn.Module) -> bool:
+    """Whether there are places in a model where rows are behind tokens."""
+    return _model_type(base) in _TOKENS_FIRST
+
+
+def _model_type(base: nn.Module) -> str:
+    return str(getattr(vars(base).get("config"), "model_type", ""))
+
+
 def row_steps(
     base: nn.Module, model: nn.Module, anatomy: Anatomy, lanes: Lanes, differing: Sequence[int], is_early: bool
 ) -> Iterator[tuple[HookPoint, Step]]:
@@ -238,7 +266,8 @@ def row_steps(
     """
     if len(lanes) == 1 and lanes.plan.channels == 1:
         return
-    trunks = None if lanes.plan.channels == 1 or is_early else _trunks(anatomy, differing)
+    counts_rows = Signature(base).is_open or _model_type(base) in _COUNT_ROWS
+    trunks = None if lanes.plan.channels == 1 or is_early or counts_rows else _trunks(anatomy, differing)
     called = [base.get_submodule(tower.path) for tower in anatomy.towers]
     called = [base, *called] if lanes.plan.channels == 1 or trunks is not None else [model, base, *called]
     for module in dict.fromkeys(called):
