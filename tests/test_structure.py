@@ -83,6 +83,7 @@ PUBLIC = [
     "DvoRAConfig",
     "DynamicAdapterFusionConfig",
     "Fuse",
+    "Gate",
     "GateFusionConfig",
     "HoulsbyConfig",
     "HoulsbyInvConfig",
@@ -122,6 +123,7 @@ PUBLIC = [
     "load_model",
     "lora_plus_groups",
     "parse_composition",
+    "validate_composition",
 ]
 
 # Methods and functions of adapters 1.3 (shared/reference/api-1.3.md) that are there, by their arguments. The default
@@ -130,6 +132,7 @@ SIGNATURES: dict[Any, str] = {
     adapters.init: "model, adapters_config=None, interface=None",
     adapters.load_model: "model_name_or_path, model_class, interface=None, *model_args, **kwargs",
     adapters.parse_composition: "adapter_composition, level=0, model_type=None",
+    adapters.validate_composition: "adapter_composition, level=0, model_type=None",
     adapters.get_adapter_config_hash: "config, length=16, ignore_params=()",
     adapters.AdapterSetup: "adapter_setup, head_setup=None, ignore_empty=False",
     adapters.Average: "*average_adapters, weights=None, normalize_weights=True",

@@ -21,11 +21,13 @@ if TYPE_CHECKING:
     from .composition import Average as Average
     from .composition import BatchSplit as BatchSplit
     from .composition import Fuse as Fuse
+    from .composition import Gate as Gate
     from .composition import MultiTask as MultiTask
     from .composition import Parallel as Parallel
     from .composition import Split as Split
     from .composition import Stack as Stack
     from .composition import parse_composition as parse_composition
+    from .composition import validate_composition as validate_composition
     from .configuration import ADAPTER_CONFIG_MAP as ADAPTER_CONFIG_MAP
     from .configuration import ADAPTERFUSION_CONFIG_MAP as ADAPTERFUSION_CONFIG_MAP
     from .configuration import DEFAULT_ADAPTER_CONFIG as DEFAULT_ADAPTER_CONFIG
@@ -91,11 +93,13 @@ _PUBLIC: dict[str, tuple[str, ...]] = {
         "Average",
         "BatchSplit",
         "Fuse",
+        "Gate",
         "MultiTask",
         "Parallel",
         "Split",
         "Stack",
         "parse_composition",
+        "validate_composition",
     ),
     "configuration": (
         "ADAPTER_CONFIG_MAP",

@@ -230,6 +230,29 @@ BLOCKS: dict[str, type[AdapterCompositionBlock]] = {
 SetupLike: TypeAlias = Setup | Sequence[Any] | None
 
 
+def validate_composition(
+    adapter_composition: AdapterCompositionBlock, level: int = 0, model_type: str | None = None
+) -> None:
+    """Raise a ValueError for a setup without meaning, whatever the adapters are.
+
+    Args:
+        adapter_composition: The setup.
+        level: Taken for compatibility: blocks may be nested to any depth.
+        model_type: Taken for compatibility; every block is defined for every architecture.
+    """
+    for block in adapter_composition.blocks():
+        if not len(block):
+            raise ValueError(f"{block!r} is empty; give None to deactivate all adapters.")
+        inner = {channels(child) for child in block} - {1}
+        if isinstance(block, (BatchSplit, MultiTask)) and inner:
+            raise ValueError(
+                f"Parallel repeats the batch, and cannot be within {type(block).__name__}, for some rows of it only: "
+                f"{block!r}. Put the Parallel outside."
+            )
+        if not isinstance(block, Parallel) and len(inner) > 1:
+            raise ValueError(f"The Parallel blocks in {block!r} have different numbers of children: {sorted(inner)}.")
+
+
 def parse_composition(
     adapter_composition: SetupLike, level: int = 0, model_type: str | None = None
 ) -> AdapterCompositionBlock | None:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from .composition import AdapterCompositionBlock, Fuse, Gate, Setup
 from .configuration import FusionConfig
 from .configuration.fusion import AdapterFusionConfig
-from .methods.fusion import Fusion, fusion_placements
+from .methods.fusion import Fusion, FusionModule, fusion_container, fusion_placements
 from .registry import Adapter, AdapterRegistry, UnknownAdapterError, unknown_name
 
 FusionLike: TypeAlias = "Fuse | Sequence[Setup] | str"
@@ -94,6 +94,33 @@ def fusions_in(registry: AdapterRegistry, setup: AdapterCompositionBlock) -> lis
         UnknownAdapterError: one is not there.
     """
     return [fusion_of(registry, block) for block in setup.blocks() if isinstance(block, Fuse)]
+
+
+def pruned(registry: AdapterRegistry, fusion: Fusion, keep: Sequence[str]) -> Fusion:
+    """A fusion of some of the adapters of another, with its weights: not yet added.
+
+    Raises:
+        ValueError: an adapter to keep is not part of it.
+    """
+    wrong = [name for name in keep if name not in fusion.adapter_names]
+    if wrong or not keep:
+        raise ValueError(f"keep={list(keep)}: the fusion {fusion.name!r} is of {list(fusion.adapter_names)}.")
+    kept = [name for name in fusion.adapter_names if name in keep]
+    made = build(registry, kept, fusion.config)
+    former = {(p.host, p.container): p.module for p in fusion.placements}
+    for placement in made.placements:
+        place = (placement.host, placement.container)
+        source = former.get(place)
+        assert isinstance(placement.module, FusionModule)
+        if isinstance(source, FusionModule):
+            present = [name for name in fusion.adapter_names if name is None or _is_at(registry, name, place)]
+            placement.module.take(source, [present.index(name) for name in kept if name in present])
+    return made
+
+
+def _is_at(registry: AdapterRegistry, adapter: str, place: tuple[str, str]) -> bool:
+    """Whether an adapter has a module where a fusion is."""
+    return any((p.host, fusion_container(p.container)) == place for p in registry[adapter].placements)
 
 
 def fuse_block(fusion: Fusion) -> Fuse:

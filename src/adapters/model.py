@@ -319,6 +319,28 @@ class ModelAdaptersMixin(nn.Module):
             block = adapter_names if isinstance(adapter_names, Fuse) and name is None else fusions.fuse_block(fusion)
             self.set_active_adapters(block)
 
+    def prune_adapter_fusion(self, adapter_names: FusionLike, keep: Sequence[str]) -> None:
+        """Add a fusion of some of the adapters of another, with its weights: it costs less (AdapterDrop, section 5).
+
+        >>> model.prune_adapter_fusion(Fuse("a", "b", "c"), keep=["a", "c"])
+        >>> model.set_active_adapters(Fuse("a", "c"))
+
+        Which adapters matter is seen in the attentions of the fusion (`output_adapter_fusion_attentions`).
+
+        Args:
+            adapter_names: The fusion, which stays.
+            keep: The adapters to keep.
+
+        Raises:
+            UnknownAdapterError: there is no such fusion.
+            ValueError: an adapter to keep is not part of it, or there is a fusion of these already.
+        """
+        registry = self._adapter_registry
+        made = fusions.pruned(registry, fusions.fusion_of(registry, adapter_names), keep)
+        if made.name in registry.fusions:
+            raise ValueError(f"There is a fusion named {made.name!r} already.")
+        registry.attach_fusion(made)
+
     def delete_adapter_fusion(self, adapter_names: FusionLike) -> None:
         """Remove a fusion, but not its adapters. If it is active, nothing is active afterwards.
 

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from .anatomy.parts import Anatomy, AttentionCore, Experts, InputEmbeddings, LayerOutput, Point, WholeModule
-from .composition import AdapterCompositionBlock, Fuse, MultiTask, Setup, Stack
+from .composition import AdapterCompositionBlock, Fuse, MultiTask, Setup, Stack, validate_composition
 from .configuration import AdapterConfig, GateFusionConfig
 from .merging import MergedAdapters
 from .methods import AdapterModule, Placement, placements_of
@@ -317,7 +317,7 @@ class AdapterRegistry:
         self.table.keep(None)
 
     def _routing(self, setup: AdapterCompositionBlock, skip_layers: Sequence[int]) -> Routing:
-        check_complete(setup)
+        validate_composition(setup)
         adapters = {name: self._without_merged(self[name], skip_layers) for name in sorted(setup.flatten())}
         merged = sorted(setup.flatten() & set(self.merged))
         mixing = next((block for block in setup.blocks() if not isinstance(block, Stack)), None)
@@ -340,7 +340,7 @@ class AdapterRegistry:
 
     def check(self, setup: AdapterCompositionBlock) -> None:
         """Raise for names that are not there, for setups without meaning, and for what cannot be trained."""
-        check_complete(setup)
+        validate_composition(setup)
         for name in setup.flatten():
             self[name]
         self._check_not_merged(setup.flatten(), "trained")
@@ -486,13 +486,6 @@ _UNFUSABLE: dict[type, str] = {
     WholeModule: "bitfit, ln_tuning and modules_to_save",
     Experts: "LoRA of fused experts",
 }
-
-
-def check_complete(setup: AdapterCompositionBlock) -> None:
-    """Raise a ValueError for a block without children."""
-    for block in setup.blocks():
-        if not len(block):
-            raise ValueError(f"{block!r} is empty; give None to deactivate all adapters.")
 
 
 def first_of_stacks(setup: Setup) -> Setup:

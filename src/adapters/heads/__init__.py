@@ -13,3 +13,6 @@ HEADS: dict[str, Any] = {
     "classification": ClassificationHead,
     "multilabel_classification": MultiLabelClassificationHead,
 }
+
+LABELS = frozenset({"labels", "start_positions", "end_positions", "labels_arcs", "labels_rels", "word_starts"})
+"""The names of the arguments that heads take from the call of a model."""

@@ -48,6 +48,9 @@ class PredictionHead(nn.Sequential):
     further_inputs: tuple[str, ...] = ()
     """Names of arguments of the model's call, besides labels, that the head asks for."""
 
+    rows_of_label = 1
+    """How many rows of the base model belong to one label."""
+
     def __init__(self, name: str) -> None:
         super().__init__()
         self.name = name

@@ -11,17 +11,22 @@ from pathlib import Path
 from typing import Any, ClassVar, cast
 
 import torch
-from torch import Tensor, nn
+from torch import nn
+from torch._dynamo.eval_frame import skip_code
 from transformers import PreTrainedModel
 
 from ..averaging import named_weights, normalized
 from ..checkpoints.files import HEAD_CONFIG, AdapterFileError, read_json
 from ..checkpoints.setups import HeadSetup, head_names
-from ..context import AdapterSetup
+from ..context import AdapterSetup, OpenSetups
 from ..model import ModelAdaptersMixin, add_saved_adapters, setup_registry
 from ..registry import AdapterDict, unknown_name
-from . import HEADS, HeadInputs, label_map
+from ..runtime.hooks import Routing
+from . import HEADS, LABELS, label_map
+from .calls import arguments_of, predictions
 from .model_heads import averaged_head, build_head, holds_flexible_head, load_head, save_head
+from .rows import Heads, assigned, heads_of, names_in_use
+from .sentences import sentences, shifted_right
 
 
 class ModelWithFlexibleHeadsAdaptersMixin(ModelAdaptersMixin):
@@ -38,8 +43,9 @@ class ModelWithFlexibleHeadsAdaptersMixin(ModelAdaptersMixin):
         super().__init__(config)
         setattr(self, cast(str, self.base_model_prefix), self.base_class(config))
         self.heads = AdapterDict()
-        self._active_head: str | None = None
+        self._active_head: Heads = None
         setup_registry(self)
+        self._adapter_registry.labels_are_repeated = False  # heads do that
         add_saved_adapters(self, config)
         saved_heads = getattr(config, "prediction_heads", None) or {}
         for name, head in saved_heads.items():
@@ -104,14 +110,22 @@ class ModelWithFlexibleHeadsAdaptersMixin(ModelAdaptersMixin):
             self._active_head = name
 
     @property
-    def active_head(self) -> str | None:
-        """The head that the forward pass ends in, or None for the outputs of the base model."""
+    def active_head(self) -> Heads:
+        """The head that the forward pass ends in, or several; None for the outputs of the base model.
+
+        >>> model.active_head = "topics"
+        >>> model.active_head = ["topics", "sentiment"]  # for the channels of a Parallel
+        >>> model.active_head = BatchSplit("topics", "sentiment", batch_sizes=[2, 6])
+
+        `set_active_adapters` sets it too, if there are heads of the names of the adapters.
+        """
         return self._active_head
 
     @active_head.setter
-    def active_head(self, head: str | None) -> None:
-        if head is not None and head not in self.heads:
-            raise ValueError(unknown_name(str(head), self.heads, "head"))
+    def active_head(self, head: Heads) -> None:
+        for name in head_names(head):
+            if name not in self.heads:
+                raise ValueError(unknown_name(name, self.heads, "head"))
         self._active_head = head
 
     def delete_head(self, head_name: str) -> None:
@@ -123,7 +137,7 @@ class ModelWithFlexibleHeadsAdaptersMixin(ModelAdaptersMixin):
         if head_name not in self.heads:
             raise ValueError(unknown_name(head_name, self.heads, "head"))
         self.heads.remove(head_name)
-        if self._active_head == head_name:
+        if head_name in head_names(self._active_head):
             self._active_head = None
 
     def average_head(
@@ -166,7 +180,7 @@ class ModelWithFlexibleHeadsAdaptersMixin(ModelAdaptersMixin):
 
     def get_labels_dict(self, head_name: str | None = None) -> dict[int, str] | None:
         """The labels of a head (by default the active one) by their numbers."""
-        name = head_name or self._active_head
+        name = self._one_head(head_name)
         if name is None:
             return None
         label2id = self._head(name).config.get("label2id") or {}
@@ -188,7 +202,7 @@ class ModelWithFlexibleHeadsAdaptersMixin(ModelAdaptersMixin):
 
     def save_head(self, save_directory: str | Path, head_name: str | None = None, use_safetensors: bool = True) -> None:
         """Write a head (by default the active one) to a folder, in the layout of AdapterHub."""
-        name = head_name or self._active_head
+        name = self._one_head(head_name)
         if name is None or name not in self.heads:
             raise ValueError(unknown_name(str(name), self.heads, "head"))
         save_head(self._head(name), name, self._head(name).config, Path(save_directory), self._facts(), use_safetensors)
@@ -215,12 +229,11 @@ class ModelWithFlexibleHeadsAdaptersMixin(ModelAdaptersMixin):
     # -- with adapters ----------------------------------------------------------------------------------------------
 
     def set_active_adapters(self, adapter_setup: Any, skip_layers: Sequence[int] | None = None) -> None:
-        """As for every model with adapters; the head of the last adapter's name, if there is one, becomes active."""
+        """As for every model with adapters; the heads of the last adapters' names become active, if there are any."""
         super().set_active_adapters(adapter_setup, skip_layers)
-        setup = self.active_adapters
-        last = setup.last() if setup is not None else None
-        if last is not None and last in self.heads:
-            self._active_head = last
+        heads = heads_of(self.active_adapters)
+        if any(name in self.heads for name in head_names(heads)):
+            self._active_head = heads
 
     def _save_head_of(self, adapter_name: str, folder: Path, use_safetensors: bool) -> None:
         if adapter_name in self.heads:
@@ -259,56 +272,100 @@ class ModelWithFlexibleHeadsAdaptersMixin(ModelAdaptersMixin):
 
     def _activate_heads(self, heads: HeadSetup) -> None:
         if heads:
-            self.active_head = heads  # type: ignore[assignment]
+            self.active_head = cast(Heads, heads)
 
     def _config_entries(self) -> dict[str, Any]:
         return {**super()._config_entries(), "prediction_heads": self.get_prediction_heads_config()}
 
     # -- the forward pass -------------------------------------------------------------------------------------------
 
-    def forward(self, *args: Any, head: str | None = None, labels: Tensor | None = None, **kwargs: Any) -> Any:
-        """The base model, then the active head (or `head`), with the loss if there are `labels`."""
-        name = head or self._head_in_use()
-        if name is None:
-            if labels is not None:
-                raise ValueError(f"labels were given, but no head is active. {unknown_name('', self.heads, 'head')}")
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Call the model; see `ModelAdaptersMixin.__call__`, and `forward`."""
+        if OpenSetups.count and kwargs.get("head") is None and kwargs.get("adapter_names") is None:
+            context = AdapterSetup.get_context()
+            if context is not None and context.head_setup is not None:
+                kwargs["head"] = context.head_setup
+            elif context is not None and context.adapter_setup is not None:
+                kwargs["head"] = self._own_heads(context.adapter_setup, None)
+        return super().__call__(*args, **kwargs)
+
+    def forward(self, *args: Any, head: Heads = None, **kwargs: Any) -> Any:
+        """The base model, then the heads.
+
+        >>> model(**batch, labels=labels).loss
+        >>> model(**batch, head="topics").logits
+
+        Args:
+            *args: What the base model takes.
+            head: A head, or several, instead of the active ones; an empty list for the outputs of the base model.
+            **kwargs: What the base model takes, and labels: `labels`, `start_positions` … (see the heads). If there are
+                several heads, a tensor of labels is for all of them (each takes those of its rows), a list has one
+                for each head, and a dictionary has them by the names of heads.
+
+        Raises:
+            ValueError: there is no such head, or labels do not fit.
+        """
+        labels = self._taken_labels(kwargs)
+        lanes = self._routing_in_use().lanes
+        tasks = call.task_ids if lanes is not None and (call := lanes.ongoing.get()) is not None else None
+        heads = self._heads_in_use(tasks) if head is None else head
+        if heads is None or (not isinstance(heads, str) and not len(heads)):
+            if labels:
+                raise ValueError(f"{', '.join(labels)} given, but no head is active. {self._which_heads()}")
             return self._scaled(self._adapter_registry.base(*args, **kwargs))
-        if name not in self.heads:
-            raise ValueError(unknown_name(name, self.heads, "head"))
-        as_tuple = kwargs.pop("return_dict", None) is False
+        for name in names_in_use(heads, tasks):
+            if name is None or name not in self.heads:
+                raise ValueError(f"There is no head {name!r}, of the heads in use: {heads!r}. {self._which_heads()}")
+        return_dict = kwargs.pop("return_dict", None) is not False
         if self.config.is_encoder_decoder and len(args) < 3 and kwargs.get("decoder_input_ids") is None:
             input_ids = args[0] if args else kwargs["input_ids"]
             kwargs["decoder_input_ids"] = shifted_right(input_ids, self.config.decoder_start_token_id)
         outputs = self._adapter_registry.base(*args, **kwargs, return_dict=True)
         given = inspect.signature(self._adapter_registry.base.forward).bind_partial(*args, **kwargs).arguments
-        inputs = HeadInputs(outputs[0], self._sentences(outputs[0], given), outputs.get("pooler_output"), outputs)
-        result = self._head(name).predict(inputs, labels)
-        return result.to_tuple() if as_tuple else result
+        channels = lanes.plan.channels if lanes is not None else 1
+        rows = outputs[0].shape[0]
+        return predictions(
+            self.heads,  # type: ignore[arg-type]
+            assigned(heads, rows, channels, tasks),
+            isinstance(heads, str),
+            outputs,
+            sentences(self.config, self.is_causal_model, outputs[0], given),
+            given.get("attention_mask"),
+            labels,
+            rows // channels,
+            return_dict,
+        )
 
-    def _head_in_use(self) -> str | None:
-        """The head that the setup in use names, or that of its last adapter; without a setup, the active one."""
-        context = AdapterSetup.get_context()
-        if context is None or (context.head_setup is None and context.adapter_setup is None):
+    def _taken_labels(self, kwargs: dict[str, Any]) -> dict[str, Any]:
+        """Take what is meant for heads out of the arguments of a call."""
+        names = LABELS.union(*(arguments_of(self.heads[name]) for name in self.heads))
+        found = {name: kwargs.pop(name) for name in names & kwargs.keys()}
+        return {name: value for name, value in found.items() if value is not None}
+
+    def _routing_in_use(self) -> Routing:
+        table = self._adapter_registry.table
+        if torch.compiler.is_dynamo_compiling():
+            return table.traced or table.active
+        return table.routing
+
+    def _heads_in_use(self, tasks: Any) -> Heads:
+        """The active heads, or those of the rows' own adapters."""
+        routing = self._routing_in_use()
+        if routing is self._adapter_registry.table.active or routing.lanes is None:
             return self._active_head
-        if context.head_setup is not None:
-            return cast(str, context.head_setup)
-        name = context.adapter_setup.last() if context.adapter_setup is not None else None
-        return name if name is not None and name in self.heads else None
+        return self._own_heads(routing.lanes.plan.setup, tasks)
 
-    def _sentences(self, hidden: Tensor, given: Mapping[str, Any]) -> Tensor:
-        """One vector per row, from what the base model was given. Shape: (B, T, D) to (B, D)."""
-        input_ids = given.get("input_ids")
-        if self.config.is_encoder_decoder and input_ids is not None and input_ids.shape[1] == hidden.shape[1]:
-            return last_positions(hidden, input_ids == self.config.eos_token_id)
-        if self.is_causal_model or self.config.is_encoder_decoder:
-            side = "decoder_" if self.config.is_encoder_decoder else ""
-            mask, ids = given.get(f"{side}attention_mask"), given.get(f"{side}input_ids")
-            if mask is not None and mask.ndim == 2:
-                return last_positions(hidden, mask.bool())
-            if ids is not None and self.config.pad_token_id is not None:
-                return last_positions(hidden, ids != self.config.pad_token_id)
-            return hidden[:, -1]
-        return hidden[:, 0]
+    def _own_heads(self, setup: Any, tasks: Any) -> Heads:
+        """The heads that belong to a setup, or an empty list if there is none of them."""
+        heads = heads_of(setup)
+        return heads if any(name in self.heads for name in names_in_use(heads, tasks) if name is not None) else []
+
+    def _which_heads(self) -> str:
+        found = ", ".join(map(repr, self.heads)) or "none"
+        return (
+            f"There are heads: {found}. Add one (model.add_classification_head(...) …), choose with model.active_head = "
+            "… or head=… in the call, or take the outputs of the base model with model.active_head = None."
+        )
 
     def _scaled(self, outputs: Any) -> Any:
         """T5's tied embeddings expect smaller hidden states; AdapterHub's models without a head give them so."""
@@ -326,17 +383,13 @@ class ModelWithFlexibleHeadsAdaptersMixin(ModelAdaptersMixin):
     def _head(self, name: str) -> Any:
         return self.heads[name]
 
-
-def last_positions(hidden: Tensor, chosen: Tensor) -> Tensor:
-    """The hidden state at the last chosen position of each row, on whichever side the padding is.
-
-    Shapes: (B, T, D), (B, T) to (B, D).
-    """
-    positions = torch.arange(hidden.shape[1], device=hidden.device)
-    last = (chosen * positions).argmax(dim=-1)
-    return hidden[torch.arange(hidden.shape[0], device=hidden.device), last]
+    def _one_head(self, head_name: str | None) -> str | None:
+        """The name of a head: the given one, else the active one."""
+        name = head_name or self._active_head
+        if name is not None and not isinstance(name, str):
+            raise ValueError(f"Several heads are active ({name!r}); name one of them.")
+        return name
 
 
-def shifted_right(input_ids: Tensor, start_id: int) -> Tensor:
-    """The inputs of a decoder that repeats the encoder's, behind a start token. Shape: (B, T), kept."""
-    return torch.cat([torch.full_like(input_ids[:, :1], start_id), input_ids[:, :-1]], dim=1)
+# As for adapters: `torch.compile` begins behind what looks up context variables.
+skip_code(ModelWithFlexibleHeadsAdaptersMixin.__call__.__code__)

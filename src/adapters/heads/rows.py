@@ -151,3 +151,21 @@ def _of_rows(value: Tensor, rows: Sequence[int], count: int) -> Tensor:
         if first + len(rows) <= count:
             return value[first : first + len(rows)]
     return value[torch.tensor([row % count for row in rows], dtype=torch.long, device=value.device)]
+
+
+def of_batch(value: Any, rows: int) -> Any:
+    """What belongs to the rows of a batch, repeated for all channels. Shape: (B, ...) to (R, ...)."""
+    if not isinstance(value, Tensor) or value.ndim == 0 or value.shape[0] == rows or rows % value.shape[0]:
+        return value
+    return torch.cat([value] * (rows // value.shape[0]))
+
+
+def names_in_use(heads: Any, tasks: Sequence[int] | Tensor | None) -> set[str | None]:
+    """The names of the heads that rows go through; of a `MultiTask`, those of the tasks that the batch has."""
+    if heads is None or isinstance(heads, str):
+        return {heads}
+    children = list(heads)
+    if isinstance(heads, MultiTask) and tasks is not None and not torch.compiler.is_compiling():
+        chosen = set(tasks.tolist() if isinstance(tasks, Tensor) else tasks)
+        children = [child for number, child in enumerate(children) if number in chosen]
+    return {name for child in children for name in names_in_use(child, tasks)}

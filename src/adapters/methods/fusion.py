@@ -50,6 +50,15 @@ class FusionModule(AdapterModule, ABC):
         """What training adds to the loss; None if nothing."""
         return None
 
+    def take(self, source: nn.Module, adapters: Sequence[int]) -> None:
+        """Take on the weights of a module that mixes more adapters.
+
+        Args:
+            source: That module, of the same kind.
+            adapters: Which of its adapters are mixed here.
+        """
+        self.load_state_dict(source.state_dict())
+
 
 class AttentionFusion(FusionModule):
     """AdapterFusion: Σᵢ pᵢ V zᵢ + r, with p the softmax over i of (Q q + b) · (K zᵢ + c).
@@ -182,6 +191,12 @@ class GateFusion(FusionModule):
     def __init__(self, size: int) -> None:
         super().__init__()
         self.logits = nn.Parameter(torch.zeros(size))
+
+    def take(self, source: nn.Module, adapters: Sequence[int]) -> None:
+        """See `FusionModule.take`."""
+        assert isinstance(source, GateFusion)
+        with torch.no_grad():
+            self.logits.copy_(source.logits[list(adapters)])
 
     def attend(self, query: Tensor, values: Sequence[Tensor] | Tensor, residual: Tensor) -> tuple[Tensor, Tensor]:
         """See `FusionModule.attend`."""

@@ -16,7 +16,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..composition import AdapterCompositionBlock, BatchSplit, MultiTask, Parallel, Setup, channels
+from ..composition import (
+    AdapterCompositionBlock,
+    BatchSplit,
+    MultiTask,
+    Parallel,
+    Setup,
+    channels,
+    validate_composition,
+)
 from ..methods.kept import Kept
 from .progress import Ongoing
 
@@ -42,7 +50,8 @@ class RowPlan:
         self.channels = channels(setup)
         self.rows = _number_of_rows(setup)
         self.tasks = _number_of_tasks(setup)
-        _check_channels(setup, self.channels)
+        if isinstance(setup, AdapterCompositionBlock):
+            validate_composition(setup)
         found: dict[Setup, int] = {}
         table = [
             [
@@ -158,18 +167,6 @@ def _number_of_tasks(setup: Setup) -> int:
     if len(found) > 1:
         raise ValueError(f"The MultiTask blocks of {setup!r} have different numbers of tasks: {sorted(found)}.")
     return next(iter(found), 0)
-
-
-def _check_channels(setup: Setup, count: int) -> None:
-    for block in _blocks(setup):
-        inner = {channels(child) for child in block} - {1}
-        if isinstance(block, (BatchSplit, MultiTask)) and inner:
-            raise ValueError(
-                f"Parallel repeats the batch, and cannot be within {type(block).__name__}, for some rows of it only: "
-                f"{block!r}. Put the Parallel outside."
-            )
-        if not isinstance(block, Parallel) and len(inner) > 1:
-            raise ValueError(f"The Parallel blocks in {block!r} have different numbers of children: {sorted(inner)}.")
 
 
 @dataclass
