@@ -26,6 +26,7 @@ HERE = Path(__file__).parent
 PARTS = [
     *(("forward", f"{model}") for model in ("bert-base/1x16", "bert-base/1x128", "bert-base/8x128")),
     *(("forward", f"{model}") for model in ("bert-6x384/1x16", "llama-8x512/1x16", "t5-small/1x16")),
+    *(("composition", section) for section in ("rows", "parallel", "fuse", "drop", "switch")),
     *(("lifecycle", section) for section in ("init", "add", "activate", "files", "memory", "import")),
     *(("training", m) for m in ("full fine-tuning", "seq_bn", "double_seq_bn", "par_bn, reduction 16", "compacter")),
     *(("training", m) for m in ("lora r 8 (q, v)", "ia3", "dora", "vera", "loreft")),

@@ -9,17 +9,22 @@ import argparse
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from importlib import import_module
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-import adapters.composition as ac
 from measure import Call, clock, emit, emit_error, paired_ratios, quiet_single_thread
 from models import adapted, bert_base, bert_small
 
 Built = tuple[Call, Call]
 """What is timed: the reference, and the candidate."""
+
+
+def blocks() -> Any:
+    """The module of composition blocks, which PEFT has not."""
+    return import_module("adapters.composition")
 
 
 @dataclass(frozen=True)
@@ -50,7 +55,7 @@ def rows_of_own(config: str, count: int, tokens: int, loaded: int, grouped: bool
     bare, given = bert_small().eval(), inputs(32, tokens)
     one, many = adapted(bare, config), adapted(bare, config, loaded, active=False)
     if grouped:  # what 1.3 has: rows in groups, of a size that is set beforehand
-        many.set_active_adapters(ac.BatchSplit(*(f"a{i}" for i in range(count)), batch_sizes=32 // count))
+        many.set_active_adapters(blocks().BatchSplit(*(f"a{i}" for i in range(count)), batch_sizes=32 // count))
         return lambda: one(**given), lambda: many(**given)
     order = shuffled(count, 32)
     return lambda: one(**given), lambda: many(**given, adapter_names=order)
@@ -67,7 +72,7 @@ def parallel(config: str, count: int, skipped: int = 0) -> Built:
     """N adapters on one row of 16 tokens, over a bare forward pass of N rows."""
     bare, given = bert_small().eval(), inputs(1, 16)
     model = adapted(bare, config, count, active=False)
-    model.set_active_adapters(ac.Parallel(*(f"a{i}" for i in range(count))), skip_layers=list(range(skipped)))
+    model.set_active_adapters(blocks().Parallel(*(f"a{i}" for i in range(count))), skip_layers=list(range(skipped)))
     repeated = {name: value.repeat(count, 1) for name, value in given.items()}
     return lambda: bare(**repeated), lambda: model(**given)
 
@@ -83,7 +88,7 @@ def fused(bare: nn.Module, count: int) -> Any:
     names = [f"a{i}" for i in range(count)]
     model = adapted(bare, "seq_bn", count, active=False)
     model.add_adapter_fusion(names)
-    model.train_adapter_fusion(ac.Fuse(*names))
+    model.train_adapter_fusion(blocks().Fuse(*names))
     return model.eval()
 
 

@@ -27,6 +27,18 @@ AT_MOST = {
     "bert-base/8x128 par_bn, reduction 16": 1.015,
     "bert-base/8x128 compacter": 1.015,
     "bert-6x384/1x16 seq_bn": 1.05,
+    **{f"32 rows × 32 adapters, {method}, 32×16, over one adapter": 1.05 for method in ("seq_bn", "lora")},
+    **{f"32 rows × 32 adapters, {method}, 32×64, over one adapter": 1.03 for method in ("seq_bn", "lora")},
+    "32 of 1000 resident, seq_bn, over 32 of 32": 1.02,
+    **{f"Parallel of 2, {method}, 1×16, over the bare 2-fold batch": 1.08 for method in ("seq_bn", "lora")},
+    **{f"Parallel of 8, {method}, 1×16, over the bare 8-fold batch": 1.05 for method in ("seq_bn", "lora")},
+    **{
+        f"Parallel of 8, {method}, 1×16, lower half dropped, over the bare 8-fold batch": 0.65
+        for method in ("seq_bn", "lora")
+    },
+    "Fuse of 3, 8×64, over bare": 1.38,
+    "Fuse of 8, 8×64, over bare": 1.45,
+    "switch the active adapter (first), 1000 loaded": 1.0,
     "add_adapter number 300, over number 1": 1.5,
     "size on disk": 3.6,
     "left after deleting 20: parameters": 0.0,

@@ -339,6 +339,33 @@ def test_exported(name: str, method: str, block: Any) -> None:
         assert close(models.tensors(exported.module()(**given)), models.tensors(model(**given)), 1e-4)
 
 
+MIXTURES = [Fuse("a", "b"), Gate("a", "b", name="g"), Average("a", "b"), Split("a", "b", splits=[2, 4])]
+MIXTURES += [Parallel("a", Stack(Fuse("a", "b")))]
+
+
+@pytest.mark.parametrize("method", ["seq_bn", "double_seq_bn", "par_bn", "lora", "loreft"])
+@pytest.mark.parametrize("name", ["bert", "gpt2"])
+def test_mixtures_are_traced(name: str, method: str) -> None:
+    """What mixes tokens' outputs compiles as one graph, and is exported."""
+    torch._dynamo.reset()
+    model = with_two(name, method)
+    model.add_adapter_fusion(Fuse("a", "b"))
+    model.add_adapter_fusion(Gate("a", "b"), name="g")
+    given = {**batch(name), **({"use_cache": False} if name == "gpt2" else {})}
+    compiled = torch.compile(model, fullgraph=True, backend="eager")
+    for block in MIXTURES:
+        model.set_active_adapters(block)
+        with torch.no_grad():
+            wanted = models.tensors(model(**given))
+            assert close(models.tensors(compiled(**given)), wanted, 1e-4)
+            exported = torch.export.export(model, (), given)
+            assert close(models.tensors(exported.module()(**given)), wanted, 1e-4)
+    model.train_adapter_fusion(Stack(Fuse("a", "b")))
+    model.eval()
+    models.loss(models.tensors(compiled(**given))).backward()
+    assert all(p.grad is not None for n, p in model.named_parameters() if p.requires_grad and "query" in n)
+
+
 @pytest.mark.parametrize("method", ["seq_bn", "lora", "loreft", "prefix"])
 def test_threads_and_tasks(method: str) -> None:
     """Calls at the same time, each with adapters of its own for its rows, do not see each other's."""

@@ -44,7 +44,7 @@ class Adapted(nn.Module):
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Prompts and prefixes are put in by PEFT's model, which calls this one."""
-        if self.__dict__.get("is_inside", True):
+        if self.__dict__.get("is_inside", True) and "adapter_names" not in kwargs:
             return super().__call__(*args, **kwargs)
         self.__dict__["is_inside"] = True
         try:

@@ -104,7 +104,9 @@ def _labels_of(
             value = value[number]
         if value is not None:
             k = head.rows_of_label
-            own[name] = value if len(value) == len(rows.rows) // k else _selected_labels(name, value, rows, k, total, batch)
+            own[name] = (
+                value if len(value) == len(rows.rows) // k else _selected_labels(name, value, rows, k, total, batch)
+            )
     return own
 
 

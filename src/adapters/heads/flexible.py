@@ -26,7 +26,7 @@ from . import HEADS, LABELS, label_map
 from .calls import arguments_of, predictions
 from .model_heads import averaged_head, build_head, holds_flexible_head, load_head, save_head
 from .rows import Heads, assigned, heads_of, names_in_use
-from .sentences import sentences, shifted_right
+from .sentences import sentences, shifted_right, start_token
 
 
 class ModelWithFlexibleHeadsAdaptersMixin(ModelAdaptersMixin):
@@ -319,7 +319,7 @@ class ModelWithFlexibleHeadsAdaptersMixin(ModelAdaptersMixin):
         return_dict = kwargs.pop("return_dict", None) is not False
         if self.config.is_encoder_decoder and len(args) < 3 and kwargs.get("decoder_input_ids") is None:
             input_ids = args[0] if args else kwargs["input_ids"]
-            kwargs["decoder_input_ids"] = shifted_right(input_ids, self.config.decoder_start_token_id)
+            kwargs["decoder_input_ids"] = shifted_right(input_ids, start_token(self.config))
         outputs = self._adapter_registry.base(*args, **kwargs, return_dict=True)
         given = inspect.signature(self._adapter_registry.base.forward).bind_partial(*args, **kwargs).arguments
         channels = lanes.plan.channels if lanes is not None else 1

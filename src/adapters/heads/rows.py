@@ -86,9 +86,7 @@ def _assigned(heads: Any, rows: Sequence[int], channels: int, tasks: list[int] |
     )
 
 
-def _of_channels(
-    heads: Sequence[Any], rows: Sequence[int], channels: int, tasks: list[int] | None
-) -> list[HeadRows]:
+def _of_channels(heads: Sequence[Any], rows: Sequence[int], channels: int, tasks: list[int] | None) -> list[HeadRows]:
     if channels == 1:  # several heads on the same rows
         return [head for child in heads for head in _assigned(child, rows, 1, tasks)]
     widths = [_width(child) for child in heads]

@@ -56,3 +56,19 @@ def last_positions(hidden: Tensor, chosen: Tensor) -> Tensor:
 def shifted_right(input_ids: Tensor, start_id: int) -> Tensor:
     """The inputs of a decoder that repeats the encoder's, behind a start token. Shape: (B, T), kept."""
     return torch.cat([torch.full_like(input_ids[:, :1], start_id), input_ids[:, :-1]], dim=1)
+
+
+def start_token(config: Any) -> int:
+    """The token that a decoder begins with.
+
+    Raises:
+        ValueError: the model's configuration has none.
+    """
+    for name in ("decoder_start_token_id", "pad_token_id", "bos_token_id"):
+        token = getattr(config, name, None)
+        if token is not None:
+            return int(token)
+    raise ValueError(
+        f"The decoder of this {type(config).__name__} needs a first token: set model.config.decoder_start_token_id, or "
+        "give decoder_input_ids."
+    )
