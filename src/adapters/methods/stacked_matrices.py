@@ -13,7 +13,7 @@ from collections.abc import Hashable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .base import AdapterModule, Chooser, LinearMap
 from .targets import AdaptedMatrix
@@ -64,22 +64,38 @@ class StackedMatrices(LinearMap):
         self._has_product = any(module.has_product for module in modules)
         self._has_scale = any(module.has_scale for module in modules)
 
+    def after(self, module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> Tensor:
+        """See `LinearMap.after`."""
+        # Nobody else has seen the output yet, so without gradients it is changed in place.
+        return self._changed(inputs[0], output, in_place=not torch.is_grad_enabled() and output.is_contiguous())
+
     def adapt(self, x: Tensor, y: Tensor) -> Tensor:
         """See `LinearMap.adapt`. Shapes: (R, ..., I), (R, ..., O) to (R, ..., O)."""
+        return self._changed(x, y, in_place=False)
+
+    def _changed(self, x: Tensor, y: Tensor, in_place: bool) -> Tensor:
         chosen = iter(self._choose(x, self._sources, self._stacks))
         if not self._has_product:
             v = next(chosen)
-            return (y.reshape(v.shape[0], -1, y.shape[-1]) * v).view(y.shape).to(y.dtype)
+            grouped = y.reshape(v.shape[0], -1, y.shape[-1])
+            if in_place and v.dtype is y.dtype:
+                grouped.mul_(v)
+                return y
+            return (grouped * v).view(y.shape).to(y.dtype)
         a, b = next(chosen), next(chosen)
-        grouped = y.reshape(a.shape[0], -1, y.shape[-1])
-        u = x.reshape(a.shape[0], -1, x.shape[-1])
+        grouped, u = y.reshape(a.shape[0], -1, y.shape[-1]), x.reshape(a.shape[0], -1, x.shape[-1])
+        in_place = in_place and y.dtype is a.dtype
         if u.dtype is not a.dtype or y.dtype is not a.dtype:
             grouped, u = grouped.to(a.dtype), u.to(a.dtype)
         if self._has_scale:
-            grouped = grouped * next(chosen)
+            grouped = grouped.mul_(next(chosen)) if in_place else grouped * next(chosen)
         if self._dropout and self._adapters[0].training:
             u = torch.nn.functional.dropout(u, self._dropout)
-        result = torch.baddbmm(grouped, torch.bmm(u, a), b).view(y.shape)
+        h = torch.bmm(u, a)
+        if in_place:
+            grouped.baddbmm_(h, b)
+            return y
+        result = torch.baddbmm(grouped, h, b).view(y.shape)
         return result if result.dtype is y.dtype else result.to(y.dtype)
 
     def _sources(self) -> list[Tensor]:

@@ -16,6 +16,16 @@ from .flows import Flow, Part, Rows
 from .lanes import Assignment, Lanes
 
 
+@dataclass(frozen=True)
+class _Chosen:
+    """What was stacked for a state of the weights, and what of it was chosen for rows that come again."""
+
+    state: int
+    stacks: Sequence[Tensor]
+    assignment: Assignment | None
+    chosen: Sequence[Tensor]
+
+
 class Choice:
     """Which of several stacked modules each row goes through.
 
@@ -28,26 +38,30 @@ class Choice:
         self.lanes = lanes
         self.slots = slots
         self._kept = Kept()
-        self._last: tuple[int, Assignment, Sequence[Tensor]] | None = None
+        self._last: _Chosen | None = None
 
     def __call__(
         self, x: Tensor, sources: Callable[[], list[Tensor]], stacked: Callable[[], Sequence[Tensor]]
     ) -> Sequence[Tensor]:
         """See `Chooser`."""
         state, assignment = self.lanes.state_of_weights(), self.lanes.assignment(x)
-        if state is not None:  # where graphs are compiled, what was kept by others must not be looked at
-            last = self._last
-            if last is not None and last[0] == state and last[1] is assignment:
-                return last[2]
-        tensors = sources()
-        if flows(tensors):
-            return assignment.chosen(stacked(), self.slots)
-        stacks = self._kept.get(tensors, stacked)
-        chosen = assignment.chosen(stacks, self.slots)
-        if state is not None:
+        if state is None:
+            tensors = sources()
+            stacks = stacked() if flows(tensors) else self._kept.get(tensors, stacked)
+            return assignment.chosen(stacks, self.slots)
+        last = self._last  # where graphs are compiled, it must not be looked at: there is no state
+        if last is None or last.state != state:
+            tensors = sources()
             self.lanes.watch(self, tensors)
-            if assignment.lasts:
-                self._last = (state, assignment, chosen)
+            stacks = self._kept.get(tensors, stacked)
+        elif last.assignment is assignment:
+            return last.chosen
+        else:
+            stacks = last.stacks
+        chosen = assignment.chosen(stacks, self.slots)
+        if assignment.lasts or last is None or last.state != state:
+            lasting = (assignment, chosen) if assignment.lasts else (None, ())
+            self._last = _Chosen(state, stacks, *lasting)
         return chosen
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Choice:
