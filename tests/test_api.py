@@ -575,7 +575,7 @@ def test_labels() -> None:
         (
             {"num_labels": 3},
             torch.tensor([0, 1, 2]),
-            r"'h' \(classification\) needs labels of shape \(2,\), not \(3,\)",
+            r"labels has 3 rows; the batch has 2, and head 'h'",
         ),
         ({"num_labels": 3}, torch.zeros(2, 3), r"shape \(2,\), not \(2, 3\)"),
         ({"num_labels": 3, "multilabel": True}, torch.tensor([0, 1]), r"shape \(2, 3\), not \(2,\)"),
@@ -632,7 +632,7 @@ def test_choosing_a_head() -> None:
     assert model.active_head == "a"
     model.active_head = None
     assert "logits" not in model(**models.inputs("bert"))
-    with refused(model, ValueError, r"no head named 'c'.*'a', 'b'"):
+    with refused(model, ValueError, r"no head 'c'.*'a', 'b'"):
         model(**models.inputs("bert"), head="c")
     with refused(model, ValueError, r"no head named 'c'"):
         model.active_head = "c"
@@ -649,7 +649,7 @@ def test_unknown_head_of_a_setup() -> None:
     model = auto()
     model.add_adapter("a", SMALL)
     model.add_classification_head("a")
-    with pytest.raises(ValueError, match=r"no head named 'misspelt'"), AdapterSetup("a", head_setup="misspelt"):
+    with pytest.raises(ValueError, match=r"no head 'misspelt'.*'a'"), AdapterSetup("a", head_setup="misspelt"):
         run(model)
 
 
