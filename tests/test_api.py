@@ -636,7 +636,7 @@ def test_choosing_a_head() -> None:
         model(**models.inputs("bert"), head="c")
     with refused(model, ValueError, r"no head named 'c'"):
         model.active_head = "c"
-    with refused(model, ValueError, r"labels were given, but no head is active"):
+    with refused(model, ValueError, r"labels given, but no head is active"):
         model(**models.inputs("bert"), labels=torch.zeros(2, dtype=torch.long))
     model.delete_head("b")
     assert list(model.get_prediction_heads_config()) == ["a"]

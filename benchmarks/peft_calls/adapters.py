@@ -47,6 +47,8 @@ class Adapted(nn.Module):
         if self.__dict__.get("is_inside", True) and "adapter_names" not in kwargs:
             return super().__call__(*args, **kwargs)
         self.__dict__["is_inside"] = True
+        for outer in (self.peft, self.peft.base_model):  # which have this model as a child, and not it them
+            outer.training = self.training
         try:
             return self.peft(*args, **kwargs)
         finally:
