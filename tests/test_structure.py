@@ -48,6 +48,7 @@ ORDER = [
     "peft_library",
     "heads",  # the heads, and those of static classes …
     "model",
+    "heads.running",
     "heads.flexible",  # … and the class of models with any number of them, which is built on `model`
     "auto",
     "training",

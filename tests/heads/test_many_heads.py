@@ -110,7 +110,7 @@ def test_output_is_a_sequence_and_a_model_output() -> None:
     assert torch.equal(output.logits[[0, 3]], output["c"].logits)  # in the order of the batch
     assert pickle.loads(pickle.dumps(output)).head_names == ("c", "a")
     model.set_active_adapters(Parallel("a", "b"))
-    with pytest.raises(ValueError, match="no common shape.*'a': .4, 3.*'b': .4, 2"):
+    with pytest.raises(ValueError, match=r"no common shape.*'a': .4, 3.*'b': .4, 2"):
         model(**given).logits  # noqa: B018
     loss, logits = model(**given, labels=LABELS, return_dict=False)[0]
     assert loss.ndim == 0 and logits.shape == (4, 3)

@@ -34,12 +34,26 @@ class HeadInputs:
     outputs: ModelOutput
     attention_mask: Tensor | None = None
 
+    @property
+    def tokens(self) -> int | None:
+        """How many of the last tokens are those of the inputs; None if all are. Prompts have put others in front."""
+        mask = self.attention_mask
+        if mask is None or mask.ndim != 2 or "encoder_last_hidden_state" in self.outputs:
+            return None
+        return int(mask.shape[1])
+
 
 class PredictionHead(nn.Sequential):
     """A head: layers, made from `config`, and what they predict.
 
     A head of your own extends this class, or is a plain `nn.Module`; see `model.register_custom_head`. It sets its
-    `config`, calls `build`, and overrides either `predict` or `forward`.
+    `config`, calls `build`, and overrides `forward`, in which `super().forward(x)` are the layers. It takes:
+
+        outputs: The outputs of the base model; the first one are the last hidden states (B, T, D).
+        cls_output: One vector per row (B, D).
+        attention_mask: Which tokens are no padding (B, T).
+        return_dict: Whether to give a `ModelOutput`, or a tuple.
+        **kwargs: `labels`, and what else the model was called with that the base model does not know.
 
     Args:
         name: The name of the head: that of the adapter it belongs to.
@@ -60,6 +74,8 @@ class PredictionHead(nn.Sequential):
     def build(self, model: nn.Module) -> None:
         """Make the layers that `config` describes: `layers` linear ones, the last one for `num_labels` labels.
 
+        `activation_function` is between them; `bias` and `dropout_prob` can be left out.
+
         Args:
             model: The model that the head is for.
         """
@@ -68,13 +84,25 @@ class PredictionHead(nn.Sequential):
             size,
             1 if "num_choices" in config else config["num_labels"],
             config["layers"],
-            config["activation_function"],
+            config.get("activation_function"),
             config.get("bias", True),
             dropout_of(model, config.get("dropout_prob")),
         ):
             self.append(step)
         initialise(self, model)
         self.train(model.training)
+
+    def get_output_embeddings(self) -> nn.Module | None:
+        """The layer that gives a logit for each token of the vocabulary, if there is one."""
+        return None
+
+    def get_label_names(self) -> list[str]:
+        """The names of the arguments that hold labels."""
+        return ["labels"]
+
+
+class TaskHead(PredictionHead):
+    """A head of this library: it predicts from `HeadInputs`."""
 
     def forward(  # type: ignore[override]
         self,
@@ -101,19 +129,13 @@ class PredictionHead(nn.Sequential):
 
     def predict(self, inputs: HeadInputs, labels: Mapping[str, Tensor]) -> ModelOutput:
         """The prediction, with the loss if there are labels."""
-        raise NotImplementedError(f"{type(self).__name__} overrides neither predict nor forward.")
+        raise NotImplementedError(f"{type(self).__name__} has no predict.")
 
     def apply_layers(self, x: Tensor) -> Tensor:
         """All layers, one after the other. Shape: (..., D) to (..., C)."""
-        return cast(Tensor, super().forward(x))
-
-    def get_output_embeddings(self) -> nn.Module | None:
-        """The layer that gives a logit for each token of the vocabulary, if there is one."""
-        return None
-
-    def get_label_names(self) -> list[str]:
-        """The names of the arguments that hold labels."""
-        return ["labels"]
+        for layer in self:
+            x = layer(x)
+        return x
 
 
 def vector_of_row(head: PredictionHead, inputs: HeadInputs) -> Tensor:

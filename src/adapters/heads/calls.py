@@ -5,13 +5,13 @@ Shapes: B rows of the batch, N channels of `Parallel`, R = N·B rows of the base
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
 from transformers.utils.generic import ModelOutput
 
-from .base import PredictionHead
+from .base import PredictionHead, TaskHead
 from .outputs import MultiHeadOutput
 from .rows import HeadRows, selected
 
@@ -21,7 +21,7 @@ def predictions(
     chosen: Sequence[HeadRows],
     is_single: bool,
     outputs: ModelOutput,
-    sentence: Tensor,
+    sentence: Tensor | None,
     attention_mask: Tensor | None,
     labels: Mapping[str, Any],
     batch: int,
@@ -34,7 +34,7 @@ def predictions(
         chosen: Those to use, and their rows.
         is_single: Whether one head was asked for, and not several.
         outputs: The outputs of the base model.
-        sentence: One vector per row. Shape: (R, D).
+        sentence: One vector per row, if a head needs these. Shape: (R, D).
         attention_mask: Which tokens are no padding. Shape: (B, T).
         labels: The labels by the names of arguments: a tensor for all heads, a list of one for each head, or tensors by
             the names of heads.
@@ -44,7 +44,7 @@ def predictions(
     Raises:
         ValueError: the labels do not fit.
     """
-    total = sentence.shape[0]
+    total = outputs[0].shape[0]
     used = [heads[str(head.name)] for head in chosen]
     _check_names(labels, used)
     found: list[Any] = []
@@ -61,25 +61,32 @@ def predictions(
         )
     if is_single:
         return found[0]
+    cache = outputs.get("past_key_values")  # of all rows: texts are generated with it
     losses = [_loss(output, bool(labels)) for output in found]
     given = [loss for loss in losses if loss is not None]
-    return MultiHeadOutput(found, sum(given[1:], start=given[0]) if given else None, chosen)
+    return MultiHeadOutput(found, sum(given[1:], start=given[0]) if given else None, cache, chosen)
 
 
 def _loss(output: Any, has_labels: bool) -> Tensor | None:
     if isinstance(output, tuple):
         return output[0] if has_labels else None
-    loss: Tensor | None = output.get("loss")
-    return loss
+    return output.get("loss") if isinstance(output, Mapping) else None
 
 
-def arguments_of(head: Any) -> list[str]:
-    """The names of the arguments that a head takes from the call of the model."""
+def arguments_of(head: Any, given: Iterable[str] = ()) -> list[str]:
+    """The names of the arguments that a head takes from the call of the model.
+
+    Args:
+        head: The head.
+        given: What there is: a head of a user's class takes all of it.
+    """
+    if not isinstance(head, TaskHead):
+        return list(given)
     return [*head.get_label_names(), *head.further_inputs]
 
 
 def _check_names(labels: Mapping[str, Any], heads: Sequence[PredictionHead]) -> None:
-    known = {name for head in heads for name in arguments_of(head)}
+    known = {name for head in heads for name in arguments_of(head, labels)}
     for name in labels:
         if name not in known:
             asked = ", ".join(f"{head.name!r}: {', '.join(arguments_of(head)) or 'nothing'}" for head in heads)
@@ -88,10 +95,10 @@ def _check_names(labels: Mapping[str, Any], heads: Sequence[PredictionHead]) -> 
 
 def _labels_of(
     labels: Mapping[str, Any], number: int, head: PredictionHead, rows: HeadRows, count: int, total: int, batch: int
-) -> dict[str, Tensor]:
+) -> dict[str, Any]:
     """The labels of one head: of its rows, if there are labels of all rows."""
-    own: dict[str, Tensor] = {}
-    for name in arguments_of(head):
+    own: dict[str, Any] = {}
+    for name in arguments_of(head, labels):
         value = labels.get(name)
         if isinstance(value, Mapping):
             value = value.get(head.name)
@@ -102,15 +109,16 @@ def _labels_of(
                     "list, or one tensor for all."
                 )
             value = value[number]
+        if isinstance(value, Tensor) and value.ndim:
+            value = _selected_labels(name, value, rows, head.rows_of_label, total, batch)
         if value is not None:
-            k = head.rows_of_label
-            own[name] = (
-                value if len(value) == len(rows.rows) // k else _selected_labels(name, value, rows, k, total, batch)
-            )
+            own[name] = value
     return own
 
 
 def _selected_labels(name: str, value: Tensor, rows: HeadRows, k: int, total: int, batch: int) -> Tensor:
+    if len(value) == len(rows.rows) // k:
+        return value
     if len(value) not in (total // k, batch // k):
         raise ValueError(
             f"{name} has {len(value)} rows; the batch has {batch // k}, and head {rows.name!r} reads "

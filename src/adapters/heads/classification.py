@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from transformers.modeling_outputs import Seq2SeqSequenceClassifierOutput, SequenceClassifierOutput
 from transformers.utils.generic import ModelOutput
 
-from .base import HeadInputs, PredictionHead, is_pair, label_map, output_like, vector_of_row
+from .base import HeadInputs, PredictionHead, TaskHead, is_pair, label_map, output_like, vector_of_row
 
 
-class ClassificationHead(PredictionHead):
+class ClassificationHead(TaskHead):
     """Linear layers on one vector per row; the loss is that of the labels.
 
     >>> model.add_classification_head("topics", num_labels=3, id2label={0: "text", 1: "files", 2: "network"})
@@ -70,10 +70,7 @@ class ClassificationHead(PredictionHead):
         return output_like(result_class, inputs, loss=loss, logits=logits)
 
     def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        check_shape(self, labels, tuple(logits.shape[:1]))
-        if logits.shape[-1] == 1:
-            return nn.functional.mse_loss(logits.view(-1), labels.view(-1).to(logits.dtype))
-        return nn.functional.cross_entropy(logits, labels.view(-1))
+        return loss_of_labels(self, logits, labels)
 
 
 class MultiLabelClassificationHead(ClassificationHead):
@@ -82,8 +79,21 @@ class MultiLabelClassificationHead(ClassificationHead):
     head_type = "multilabel_classification"
 
     def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        check_shape(self, labels, tuple(logits.shape))
-        return nn.functional.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype))
+        return loss_of_multilabels(self, logits, labels)
+
+
+def loss_of_labels(head: PredictionHead, logits: Tensor, labels: Tensor) -> Tensor:
+    """Cross-entropy, or the mean squared error of one score. Shapes: (B, C), (B,) to ()."""
+    check_shape(head, labels, tuple(logits.shape[:1]))
+    if logits.shape[-1] == 1:
+        return nn.functional.mse_loss(logits.view(-1), labels.view(-1).to(logits.dtype))
+    return nn.functional.cross_entropy(logits, labels.view(-1))
+
+
+def loss_of_multilabels(head: PredictionHead, logits: Tensor, labels: Tensor) -> Tensor:
+    """Binary cross-entropy. Shapes: (B, C), (B, C) to ()."""
+    check_shape(head, labels, tuple(logits.shape))
+    return nn.functional.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype))
 
 
 def check_shape(head: PredictionHead, labels: Tensor, wanted: tuple[int, ...]) -> None:

@@ -5,31 +5,29 @@ Shapes: B rows, T tokens, D hidden size.
 
 from __future__ import annotations
 
-import inspect
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
 import torch
 from torch import nn
-from torch._dynamo.eval_frame import skip_code
 from transformers import PreTrainedModel
 
 from ..averaging import named_weights, normalized
 from ..checkpoints.files import HEAD_CONFIG, AdapterFileError, read_json
 from ..checkpoints.setups import HeadSetup, head_names
-from ..context import AdapterSetup, OpenSetups
-from ..model import ModelAdaptersMixin, add_saved_adapters, setup_registry
+from ..model import add_saved_adapters, setup_registry
 from ..registry import AdapterDict, unknown_name
-from ..runtime.hooks import Routing
-from . import HEADS, LABELS, label_map
-from .calls import arguments_of, predictions
+from . import HEADS, LanguageModelHead, PredictionHead
+from .adding import AddsHeads
+from .custom import CUSTOM_HEADS
 from .model_heads import averaged_head, build_head, holds_flexible_head, load_head, save_head
-from .rows import Heads, assigned, heads_of, names_in_use
-from .sentences import sentences, shifted_right, start_token
+from .rows import Heads, heads_of
+from .running import RunsHeads
 
 
-class ModelWithFlexibleHeadsAdaptersMixin(ModelAdaptersMixin):
+class ModelWithFlexibleHeadsAdaptersMixin(AddsHeads, RunsHeads):
     """A base model with adapters and heads. The classes themselves are made by `adapters.auto`.
 
     Args:
@@ -37,77 +35,140 @@ class ModelWithFlexibleHeadsAdaptersMixin(ModelAdaptersMixin):
     """
 
     base_class: ClassVar[type[PreTrainedModel]]
-    is_causal_model: ClassVar[bool]
 
     def __init__(self, config: Any) -> None:
         super().__init__(config)
         setattr(self, cast(str, self.base_model_prefix), self.base_class(config))
         self.heads = AdapterDict()
+        self.before_output_embeddings = nn.Identity()  # here invertible adapters are inverted for language models
         self._active_head: Heads = None
         setup_registry(self)
         self._adapter_registry.labels_are_repeated = False  # heads do that
+        self._adapter_registry.output_embeddings = self.before_output_embeddings
+        # Heads of AdapterHub's models invert in all architectures, also in those whose static classes do not.
+        self._adapter_registry.anatomy = dataclasses.replace(self._adapter_registry.anatomy, inverts_at_head=True)
         add_saved_adapters(self, config)
         saved_heads = getattr(config, "prediction_heads", None) or {}
         for name, head in saved_heads.items():
-            self._add_head(name, head, overwrite_ok=False, set_active=True)
+            self.add_prediction_head_from_config(name, head)
         if saved_heads:
             del config.prediction_heads
         cast(Any, self).post_init()
 
     # -- heads ------------------------------------------------------------------------------------------------------
 
-    def add_classification_head(
-        self,
-        head_name: str,
-        num_labels: int = 2,
-        layers: int = 2,
-        activation_function: str | None = "tanh",
-        overwrite_ok: bool = False,
-        multilabel: bool = False,
-        id2label: Mapping[int, str] | None = None,
-        use_pooler: bool = False,
+    def add_prediction_head_from_config(
+        self, head_name: str, config: Mapping[str, Any], overwrite_ok: bool = False, set_active: bool = True
     ) -> None:
-        """Add a head that classifies rows, and make it the active one.
+        """Add a head from what `head_config.json` holds of one.
+
+        >>> model.add_prediction_head_from_config("topics", {"head_type": "classification", "num_labels": 3})
 
         Args:
-            head_name: Its name: that of the adapter it belongs to.
-            num_labels: Number of labels C; 1 for a score.
-            layers: Number of linear layers.
-            activation_function: Activation between them.
+            head_name: Its name.
+            config: Its type, and the arguments of that class.
             overwrite_ok: Whether a head of the same name may be replaced.
-            multilabel: Whether a row can have several labels.
-            id2label: Names of the labels.
-            use_pooler: Whether to read the base model's pooler.
+            set_active: Whether to make it the active one.
 
         Raises:
-            ValueError: the name is taken, or the labels are not numbered from 0.
+            ValueError: there is no such type, it does not fit the model, or the name is taken.
         """
-        config = {
-            "head_type": "multilabel_classification" if multilabel else "classification",
-            "num_labels": num_labels,
-            "layers": layers,
-            "activation_function": activation_function,
-            "label2id": label_map(num_labels, id2label),
-            "use_pooler": use_pooler,
-            "bias": True,
-            "dropout_prob": None,
-        }
-        self._add_head(head_name, config, overwrite_ok, set_active=True)
+        self._check_free(head_name, overwrite_ok)
+        self._attach_head(head_name, build_head(self, head_name, config), set_active)
 
-    def _add_head(self, name: str, config: Mapping[str, Any], overwrite_ok: bool, set_active: bool) -> None:
+    def add_prediction_head(
+        self, head: PredictionHead | nn.Module, overwrite_ok: bool = False, set_active: bool = True
+    ) -> None:
+        """Add a head.
+
+        >>> model.add_prediction_head(ClassificationHead(model, "topics", num_labels=3))
+
+        Args:
+            head: The head. Its name is that of the adapter it belongs to.
+            overwrite_ok: Whether a head of the same name may be replaced.
+            set_active: Whether to make it the active one.
+
+        Raises:
+            ValueError: the name is taken.
+            TypeError: it is another module; see `register_custom_head`.
+        """
+        if not isinstance(head, PredictionHead):
+            raise TypeError(
+                f"A head is a PredictionHead, not {type(head).__name__}. Give the class of a plain module a name with "
+                "model.register_custom_head(...), and add it with model.add_custom_head(...)."
+            )
+        self._check_free(head.name, overwrite_ok)
+        self._attach_head(head.name, head, set_active)
+
+    def _check_free(self, name: str, overwrite_ok: bool) -> None:
         if name in self.heads and not overwrite_ok:
             raise ValueError(f"There is a head named {name!r} already. Choose another name, or pass overwrite_ok=True.")
-        self._attach_head(name, build_head(self, name, config), set_active)
 
-    def _attach_head(self, name: str, head: nn.Module, set_active: bool) -> None:
+    def _attach_head(self, name: str, head: PredictionHead, set_active: bool, is_tied: bool = True) -> None:
         base = self._adapter_registry.base
         like = next((p for p in base.parameters() if p.is_floating_point()), None)
         if like is not None:
             head.to(device=like.device, dtype=like.dtype)
         head.train(self.training)
         self.heads.attach(name, head)
+        if isinstance(head, LanguageModelHead):
+            own, weight = head.get_output_embeddings(), cast(Any, self).get_input_embeddings().weight
+            fits = own.weight.shape == weight.shape and bool(self.config.get_text_config().tie_word_embeddings)
+            # A file may come from a model with other embeddings: its output layer is kept then.
+            if fits and (is_tied or torch.equal(own.weight, weight)):
+                own.weight = weight
+        self._note_tied()
         if set_active:
             self._active_head = name
+
+    # -- output layers that are tied to the embeddings; transformers asks for these names -----------------------------
+
+    @property
+    def _tied_weights_keys(self) -> dict[str, str]:
+        """The parameters of heads that are tied, by their names, and what they are tied to."""
+        if "heads" not in self._modules or not len(self.heads):
+            return {}
+        embeddings = cast(Any, self).get_input_embeddings()
+        path = next((name for name, module in self.named_modules() if module is embeddings), None)
+        return {
+            f"{key}.{len(head) - 1}.weight": f"{path}.weight"
+            for key, head in self.named_modules()
+            if path is not None
+            and isinstance(head, LanguageModelHead)
+            and head.get_output_embeddings().weight is embeddings.weight
+        }
+
+    def get_expanded_tied_weights_keys(self, all_submodels: bool = False) -> dict[str, str]:
+        """See transformers: the names of tied parameters."""
+        own = {} if all_submodels else self._tied_weights_keys
+        return {**cast(Any, super()).get_expanded_tied_weights_keys(all_submodels), **own}
+
+    def _note_tied(self) -> None:
+        noted = self.__dict__.get("all_tied_weights_keys")
+        if noted is not None:
+            for name in [name for name in noted if name.startswith("heads.")]:
+                del noted[name]
+            noted.update(self._tied_weights_keys)
+
+    def get_output_embeddings(self) -> nn.Module | None:
+        """The layer of the active head that gives a logit for each token of the vocabulary, if it is such a head."""
+        name = self.__dict__.get("_active_head")
+        return self._head(name).get_output_embeddings() if isinstance(name, str) else None
+
+    def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
+        """Replace that layer.
+
+        Raises:
+            ValueError: the active head has none.
+        """
+        if self.get_output_embeddings() is None:
+            raise ValueError("The active head has no output embeddings; add one with model.add_causal_lm_head(...) …")
+        head = self._head(cast(str, self._active_head))
+        head[-1] = new_embeddings
+        head.config["vocab_size"] = cast(Any, new_embeddings).weight.shape[0]
+        self._note_tied()
+
+    # -- which are active ---------------------------------------------------------------------------------------------
 
     @property
     def active_head(self) -> Heads:
@@ -137,6 +198,7 @@ class ModelWithFlexibleHeadsAdaptersMixin(ModelAdaptersMixin):
         if head_name not in self.heads:
             raise ValueError(unknown_name(head_name, self.heads, "head"))
         self.heads.remove(head_name)
+        self._note_tied()
         if head_name in head_names(self._active_head):
             self._active_head = None
 
@@ -176,7 +238,7 @@ class ModelWithFlexibleHeadsAdaptersMixin(ModelAdaptersMixin):
                 raise ValueError(unknown_name(name, self.heads, "head"))
         heads = [self._head(name) for name in names]
         head = averaged_head(self, names, heads, found, head_name)
-        self._attach_head(head_name, head, set_active)
+        self._attach_head(head_name, head, set_active, is_tied=False)
 
     def get_labels_dict(self, head_name: str | None = None) -> dict[int, str] | None:
         """The labels of a head (by default the active one) by their numbers."""
@@ -198,7 +260,7 @@ class ModelWithFlexibleHeadsAdaptersMixin(ModelAdaptersMixin):
     @classmethod
     def head_types(cls) -> list[str]:
         """The types of heads that can be added."""
-        return list(HEADS)
+        return [*HEADS, *CUSTOM_HEADS]
 
     def save_head(self, save_directory: str | Path, head_name: str | None = None, use_safetensors: bool = True) -> None:
         """Write a head (by default the active one) to a folder, in the layout of AdapterHub."""
@@ -206,6 +268,11 @@ class ModelWithFlexibleHeadsAdaptersMixin(ModelAdaptersMixin):
         if name is None or name not in self.heads:
             raise ValueError(unknown_name(str(name), self.heads, "head"))
         save_head(self._head(name), name, self._head(name).config, Path(save_directory), self._facts(), use_safetensors)
+
+    def save_all_heads(self, save_directory: str | Path, use_safetensors: bool = True) -> None:
+        """Write every head to a folder of its name within a folder."""
+        for name in self.heads:
+            self.save_head(Path(save_directory) / name, name, use_safetensors)
 
     def load_head(
         self,
@@ -223,7 +290,7 @@ class ModelWithFlexibleHeadsAdaptersMixin(ModelAdaptersMixin):
             AdapterFileError: a file is missing, cut off, or does not fit. The model is then as it was.
         """
         name, head = load_head(self, Path(save_directory), load_as, id2label, use_safetensors)
-        self._attach_head(name, head, set_active=False)
+        self._attach_head(name, head, set_active=False, is_tied=False)
         return name
 
     # -- with adapters ----------------------------------------------------------------------------------------------
@@ -245,7 +312,7 @@ class ModelWithFlexibleHeadsAdaptersMixin(ModelAdaptersMixin):
         if not holds_flexible_head(folder):
             return None
         own_name, head = load_head(self, folder, name, id2label, safetensors_only)
-        return lambda: self._attach_head(own_name, head, set_active=False)
+        return lambda: self._attach_head(own_name, head, set_active=False, is_tied=False)
 
     def _save_heads(self, heads: HeadSetup, folder: Path, use_safetensors: bool, is_nested: bool) -> HeadSetup:
         named = self._active_head if heads is True else heads or None
@@ -276,120 +343,3 @@ class ModelWithFlexibleHeadsAdaptersMixin(ModelAdaptersMixin):
 
     def _config_entries(self) -> dict[str, Any]:
         return {**super()._config_entries(), "prediction_heads": self.get_prediction_heads_config()}
-
-    # -- the forward pass -------------------------------------------------------------------------------------------
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Call the model; see `ModelAdaptersMixin.__call__`, and `forward`."""
-        if OpenSetups.count and kwargs.get("head") is None and kwargs.get("adapter_names") is None:
-            context = AdapterSetup.get_context()
-            if context is not None and context.head_setup is not None:
-                kwargs["head"] = context.head_setup
-            elif context is not None and context.adapter_setup is not None:
-                kwargs["head"] = self._own_heads(context.adapter_setup, None)
-        return super().__call__(*args, **kwargs)
-
-    def forward(self, *args: Any, head: Heads = None, **kwargs: Any) -> Any:
-        """The base model, then the heads.
-
-        >>> model(**batch, labels=labels).loss
-        >>> model(**batch, head="topics").logits
-
-        Args:
-            *args: What the base model takes.
-            head: A head, or several, instead of the active ones; an empty list for the outputs of the base model.
-            **kwargs: What the base model takes, and labels: `labels`, `start_positions` … (see the heads). If there are
-                several heads, a tensor of labels is for all of them (each takes those of its rows), a list has one
-                for each head, and a dictionary has them by the names of heads.
-
-        Raises:
-            ValueError: there is no such head, or labels do not fit.
-        """
-        labels = self._taken_labels(kwargs)
-        lanes = self._routing_in_use().lanes
-        tasks = call.task_ids if lanes is not None and (call := lanes.ongoing.get()) is not None else None
-        heads = self._heads_in_use(tasks) if head is None else head
-        if heads is None or (not isinstance(heads, str) and not len(heads)):
-            if labels:
-                raise ValueError(f"{', '.join(labels)} given, but no head is active. {self._which_heads()}")
-            return self._scaled(self._adapter_registry.base(*args, **kwargs))
-        for name in names_in_use(heads, tasks):
-            if name is None or name not in self.heads:
-                raise ValueError(f"There is no head {name!r}, of the heads in use: {heads!r}. {self._which_heads()}")
-        return_dict = kwargs.pop("return_dict", None) is not False
-        if self.config.is_encoder_decoder and len(args) < 3 and kwargs.get("decoder_input_ids") is None:
-            input_ids = args[0] if args else kwargs["input_ids"]
-            kwargs["decoder_input_ids"] = shifted_right(input_ids, start_token(self.config))
-        outputs = self._adapter_registry.base(*args, **kwargs, return_dict=True)
-        given = inspect.signature(self._adapter_registry.base.forward).bind_partial(*args, **kwargs).arguments
-        channels = lanes.plan.channels if lanes is not None else 1
-        rows = outputs[0].shape[0]
-        return predictions(
-            self.heads,  # type: ignore[arg-type]
-            assigned(heads, rows, channels, tasks),
-            isinstance(heads, str),
-            outputs,
-            sentences(self.config, self.is_causal_model, outputs[0], given),
-            given.get("attention_mask"),
-            labels,
-            rows // channels,
-            return_dict,
-        )
-
-    def _taken_labels(self, kwargs: dict[str, Any]) -> dict[str, Any]:
-        """Take what is meant for heads out of the arguments of a call."""
-        names = LABELS.union(*(arguments_of(self.heads[name]) for name in self.heads))
-        found = {name: kwargs.pop(name) for name in names & kwargs.keys()}
-        return {name: value for name, value in found.items() if value is not None}
-
-    def _routing_in_use(self) -> Routing:
-        table = self._adapter_registry.table
-        if torch.compiler.is_dynamo_compiling():
-            return table.traced or table.active
-        return table.routing
-
-    def _heads_in_use(self, tasks: Any) -> Heads:
-        """The active heads, or those of the rows' own adapters."""
-        routing = self._routing_in_use()
-        if routing is self._adapter_registry.table.active or routing.lanes is None:
-            return self._active_head
-        return self._own_heads(routing.lanes.plan.setup, tasks)
-
-    def _own_heads(self, setup: Any, tasks: Any) -> Heads:
-        """The heads that belong to a setup, or an empty list if there is none of them."""
-        heads = heads_of(setup)
-        return heads if any(name in self.heads for name in names_in_use(heads, tasks) if name is not None) else []
-
-    def _which_heads(self) -> str:
-        found = ", ".join(map(repr, self.heads)) or "none"
-        return (
-            f"There are heads: {found}. Add one (model.add_classification_head(...) …), choose with model.active_head = "
-            "… or head=… in the call, or take the outputs of the base model with model.active_head = None."
-        )
-
-    def _scaled(self, outputs: Any) -> Any:
-        """T5's tied embeddings expect smaller hidden states; AdapterHub's models without a head give them so."""
-        config = self.config
-        if config.model_type != "t5":
-            return outputs
-        if not getattr(config, "scale_decoder_outputs", config.tie_word_embeddings):  # newer releases tie always
-            return outputs
-        hidden = outputs[0] * config.d_model**-0.5
-        if isinstance(outputs, tuple):
-            return (hidden, *outputs[1:])
-        outputs["last_hidden_state"] = hidden
-        return outputs
-
-    def _head(self, name: str) -> Any:
-        return self.heads[name]
-
-    def _one_head(self, head_name: str | None) -> str | None:
-        """The name of a head: the given one, else the active one."""
-        name = head_name or self._active_head
-        if name is not None and not isinstance(name, str):
-            raise ValueError(f"Several heads are active ({name!r}); name one of them.")
-        return name
-
-
-# As for adapters: `torch.compile` begins behind what looks up context variables.
-skip_code(ModelWithFlexibleHeadsAdaptersMixin.__call__.__code__)

@@ -27,6 +27,8 @@ from ..checkpoints.files import (
 from ..checkpoints.keys import aliases, matched
 from ..checkpoints.native import fill
 from . import HEADS, PredictionHead, label_map
+from .custom import CUSTOM_HEADS, custom_head
+from .support import check_supported
 
 
 def build_head(model: nn.Module, name: str, config: Mapping[str, Any]) -> PredictionHead:
@@ -40,21 +42,28 @@ def build_head(model: nn.Module, name: str, config: Mapping[str, Any]) -> Predic
     Raises:
         ValueError: there is no head of that type, or it has no such options.
     """
-    if config.get("head_type") not in HEADS:
-        raise ValueError(f"There is no head type {config.get('head_type')!r}; there are {', '.join(HEADS)}.")
-    head_class = HEADS[config["head_type"]]
+    head_type = config.get("head_type")
+    if head_type in CUSTOM_HEADS:
+        return custom_head(model, name, head_type, {k: v for k, v in config.items() if k != "head_type"})
+    if head_type not in HEADS:
+        raise ValueError(
+            f"There is no head type {head_type!r}; there are {', '.join([*HEADS, *CUSTOM_HEADS])}. A class of your own "
+            "gets a name with model.register_custom_head(name, class)."
+        )
+    check_supported(model, head_type, cast(Any, model).is_causal_model)
+    head_class = HEADS[head_type]
     given = {key: value for key, value in config.items() if key not in ("head_type", "label2id")}
     unknown = sorted(given.keys() - inspect.signature(head_class).parameters.keys())
     if unknown:
-        raise ValueError(f"Head {name!r} ({config['head_type']}) has options that are not known: {', '.join(unknown)}.")
+        raise ValueError(f"Head {name!r} ({head_type}) has options that are not known: {', '.join(unknown)}.")
     if config.get("label2id"):
         given["id2label"] = {int(number): label for label, number in config["label2id"].items()}
-    return cast(PredictionHead, head_class(model, name, **given))
+    return cast(PredictionHead, cast(Any, head_class)(model, name, **given))
 
 
 def averaged_head(
     model: nn.Module, names: Sequence[str], heads: Sequence[Any], weights: Sequence[float], name: str
-) -> nn.Module:
+) -> PredictionHead:
     """A new head with the weighted sums of the parameters of others.
 
     Raises:

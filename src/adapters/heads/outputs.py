@@ -14,7 +14,7 @@ from .rows import HeadRows
 
 
 @dataclass
-class MultiHeadOutput(ModelOutput):  # type: ignore[misc]
+class MultiHeadOutput(ModelOutput):
     """The outputs of several heads: a sequence of them, which are also found by the names of the heads.
 
     >>> model.set_active_adapters(Parallel("topics", "sentiment"))
@@ -25,15 +25,17 @@ class MultiHeadOutput(ModelOutput):  # type: ignore[misc]
         head_outputs: One output for each head, in the order of the setup; where each row has an adapter of its own, in
             the order in which these first occur.
         loss: The sum of the losses of the heads. Shape: ().
+        past_key_values: The cache of all rows, if the base model gives one.
         heads: The heads, and the rows of each.
     """
 
     head_outputs: list[Any] | None = None
     loss: Tensor | None = None
+    past_key_values: Any = None
     heads: InitVar[Sequence[HeadRows]] = ()
 
     def __post_init__(self, heads: Sequence[HeadRows]) -> None:
-        super().__post_init__()
+        cast(Any, super()).__post_init__()
         self._heads = tuple(heads)
 
     @property

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import torch
 from torch import Tensor
@@ -39,7 +39,7 @@ def heads_of(setup: Any) -> Heads:
     >>> heads_of(Stack("language", Parallel("a", "b")))
     ['a', 'b']
     """
-    return parse_heads_from_composition(setup)
+    return cast(Heads, parse_heads_from_composition(setup))
 
 
 def assigned(heads: Heads, rows: int, channels: int, tasks: Sequence[int] | Tensor | None) -> list[HeadRows]:

@@ -5,27 +5,36 @@ Shapes: B rows, T tokens, D hidden size.
 
 from __future__ import annotations
 
+import inspect
+import sys
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from transformers.utils.generic import ModelOutput
 
 from .rows import of_batch
 
 
-def sentences(config: Any, is_causal: bool, hidden: Tensor, given: Mapping[str, Any]) -> Tensor:
+def sentences(config: Any, is_causal: bool, outputs: ModelOutput, given: Mapping[str, Any]) -> Tensor:
     """The vectors of rows: of the first token, or of the last one where only that has seen the others.
+
+    Models of images that choose between the mean and the first token (BEiT) do that in their pooler.
 
     Args:
         config: The configuration of the model.
         is_causal: Whether tokens see only those before them.
-        hidden: Hidden states. Shape: (B, T, D).
+        outputs: The outputs of the base model; the first one are the hidden states. Shape: (B, T, D).
         given: What the base model was given.
 
     Returns:
         Shape: (B, D).
     """
+    hidden: Tensor = outputs[0]
+    pooled = outputs.get("pooler_output")
+    if pooled is not None and "use_mean_pooling" in config.__dict__:
+        return cast(Tensor, pooled)
     rows = hidden.shape[0]
     input_ids = of_batch(given.get("input_ids"), rows)
     if config.is_encoder_decoder and input_ids is not None and input_ids.shape[1] == hidden.shape[1]:
@@ -58,6 +67,24 @@ def shifted_right(input_ids: Tensor, start_id: int) -> Tensor:
     return torch.cat([torch.full_like(input_ids[:, :1], start_id), input_ids[:, :-1]], dim=1)
 
 
+def inputs_for(labels: Tensor, base: nn.Module) -> Tensor:
+    """What a decoder reads to give labels: these, behind a start token. Shape: (B, T), kept.
+
+    Models whose texts end with their language (mBART, PLBart) start with that, and have a function of their own for it.
+
+    Args:
+        labels: The labels; -100 where there is none.
+        base: The base model.
+    """
+    config = cast(Any, base).config
+    padding = config.pad_token_id if config.pad_token_id is not None else 0
+    own = vars(sys.modules[type(base).__module__]).get("shift_tokens_right")
+    if own is not None and len(inspect.signature(own).parameters) == 2:
+        return cast(Tensor, own(labels, padding))
+    shifted = shifted_right(labels, start_token(config))
+    return shifted.masked_fill(shifted == -100, padding)
+
+
 def start_token(config: Any) -> int:
     """The token that a decoder begins with.
 
@@ -72,3 +99,22 @@ def start_token(config: Any) -> int:
         f"The decoder of this {type(config).__name__} needs a first token: set model.config.decoder_start_token_id, or "
         "give decoder_input_ids."
     )
+
+
+_OF_TOKENS = ("input_ids", "attention_mask", "token_type_ids", "position_ids")
+
+
+def flattened(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The arguments of a call with the choices of each row as rows. Shape: (B, N, T) to (B·N, T)."""
+    input_ids = args[0] if args else kwargs.get("input_ids")
+    embeds = kwargs.get("inputs_embeds")
+    has_choices = isinstance(input_ids, Tensor) and input_ids.ndim == 3 and not input_ids.is_floating_point()
+    if not has_choices and not (isinstance(embeds, Tensor) and embeds.ndim == 4):
+        return args, dict(kwargs)
+    found = dict(kwargs)
+    for name in _OF_TOKENS:
+        if isinstance(found.get(name), Tensor) and found[name].ndim == 3:
+            found[name] = found[name].flatten(0, 1)
+    if embeds is not None:
+        found["inputs_embeds"] = embeds.flatten(0, 1)
+    return tuple(a.flatten(0, 1) if isinstance(a, Tensor) and a.ndim == 3 else a for a in args), found
