@@ -237,7 +237,8 @@ def imports(module: str) -> set[str]:
 def test_imports_are_read() -> None:
     """That the reader of imports sees all kinds of them."""
     assert {"anatomy.parts", "methods.base", "runtime.calls", "runtime.hooks"} <= imports("runtime.sublayers")
-    assert {"", "checkpoints.native", "registry"} <= imports("model")
+    assert {"", "embeddings", "registry"} <= imports("model.base")
+    assert "checkpoints.native" in imports("model.files")
     assert "heads.model_heads" in imports("heads.flexible")
 
 

@@ -1,0 +1,226 @@
+"""How a model gets these methods, and loses them.
+
+A model gets one class in front of its own. No module inside it is replaced or re-classed, and `detach` gives the model
+back as it was.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from pathlib import Path
+from typing import Any, cast
+
+from torch import nn
+from transformers import GenerationMixin, PreTrainedModel
+
+from .. import peft_library, sharing
+from ..anatomy import AdapterModelInterface, anatomy, anatomy_from_interface
+from ..anatomy.interface import submodule
+from ..calling import taken_from, use
+from ..checkpoints.files import INTERFACE_CONFIG, read_json
+from ..configuration import ModelAdaptersConfig
+from ..embeddings import DEFAULT, LoadedEmbeddings
+from ..registry import AdapterRegistry
+from ..runtime.calls import Generation
+from ..runtime.hooks import ReplayedCheckpoint
+from .calls import CallsAdapters
+from .embeddings import NamesEmbeddings
+from .showing import ShowsAdapters
+from .whole import SavesWhole
+
+
+class ModelAdaptersMixin(SavesWhole, ShowsAdapters, NamesEmbeddings, CallsAdapters):
+    """The methods that a model gets from `adapters.init`, or by being an `AutoAdapterModel`."""
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """Pickle the model by its own class: the class with these methods is made when it is read."""
+        return _restore, (_own_class(type(self)),), self.__dict__
+
+
+def adapted_class(own_class: type[nn.Module]) -> type[nn.Module]:
+    """A model's class with the methods of adapters in front. It has the same name and module as the model's own.
+
+    transformers keys what it records of a class by that name, so recording of outputs goes on working.
+    """
+    if issubclass(own_class, ModelAdaptersMixin):
+        return own_class
+    if own_class not in _ADAPTED_CLASSES:
+        _ADAPTED_CLASSES[own_class] = _adapted_class(own_class)
+    return _ADAPTED_CLASSES[own_class]
+
+
+_ADAPTED_CLASSES: dict[type[nn.Module], type[nn.Module]] = {}
+
+
+@functools.wraps(GenerationMixin.generate)
+def _generate_in_setup(self: Any, *args: Any, **kwargs: Any) -> Any:
+    """Generation calls the encoder of a model by itself, so the setup must be in use around the whole of it."""
+    own_class: Any = _own_class(type(self))
+    called = use(self._adapter_registry, taken_from(kwargs))
+    args, kwargs, is_repeated = called.repeated(args, kwargs)
+    with called.borrowed(), Generation():
+        return called.called(functools.partial(own_class.generate, self), args, kwargs, is_repeated, with_beams=True)
+
+
+def _adapted_class(own_class: type[nn.Module]) -> type[nn.Module]:
+    names = {key: getattr(own_class, key) for key in ("__module__", "__qualname__", "__doc__")}
+    if issubclass(own_class, GenerationMixin):
+        names["generate"] = _generate_in_setup
+    return type(own_class.__name__, (ModelAdaptersMixin, own_class), names)
+
+
+def _own_class(adapted: type[nn.Module]) -> type[nn.Module]:
+    """The class without the methods of adapters, or the class itself if it was written with them."""
+    if adapted.__bases__[0] is ModelAdaptersMixin and adapted.__name__ == adapted.__bases__[1].__name__:
+        return cast("type[nn.Module]", adapted.__bases__[1])
+    return adapted
+
+
+def _restore(own_class: type[nn.Module]) -> nn.Module:
+    adapted = adapted_class(own_class)
+    return adapted.__new__(adapted)
+
+
+def init(
+    model: nn.Module,
+    adapters_config: ModelAdaptersConfig | None = None,
+    interface: AdapterModelInterface | None = None,
+) -> None:
+    """Give a model the methods of adapters. Its weights, modules and outputs stay as they are.
+
+    >>> model = AutoModelForSequenceClassification.from_pretrained("bert-base-uncased")
+    >>> adapters.init(model)
+    >>> model.add_adapter("task")
+
+    Args:
+        model: Any model of transformers, or any module that an interface describes.
+        adapters_config: Adapters to add at once.
+        interface: Where the parts of the model are; by default they are found.
+
+    Raises:
+        ValueError: the interface names what is not there, or comes too late for a model that has its adapters already.
+    """
+    if isinstance(model, ModelAdaptersMixin):
+        if adapters_config is not None or interface is not None:
+            raise ValueError(f"This {type(model).__name__} was initialised before; call adapters.detach(model) first.")
+        return
+    peft_library.check_bare(model)
+    setup_registry(model, interface)
+    own_class = type(model)
+    model.__class__ = adapted_class(own_class)
+    for module in model.modules():  # checkpointing that was switched on before
+        function = module.__dict__.get("_gradient_checkpointing_func")
+        if function is not None:
+            module.__dict__["_gradient_checkpointing_func"] = ReplayedCheckpoint(
+                function, cast(Any, model)._adapter_registry.table
+            )
+    if adapters_config is not None:
+        _add_all(cast(Any, model), adapters_config)
+
+
+def setup_registry(model: nn.Module, interface: AdapterModelInterface | None = None) -> None:
+    """Find the parts of a model, and give it an empty registry."""
+    base = cast(nn.Module, getattr(model, "base_model", model))
+    if interface is not None and interface.base_model:
+        base = submodule(model, interface.base_model, "base_model")
+    parts = anatomy(base) if interface is None else anatomy_from_interface(base, interface)
+    base_path = next(name for name, module in model.named_modules() if module is base)
+    outside = model is not base and isinstance(model, PreTrainedModel)
+    output_embeddings = cast(Any, model).get_output_embeddings() if outside else None
+    model._adapter_registry = AdapterRegistry(base, parts, base_path, output_embeddings, model)  # type: ignore[assignment]
+    model._adapter_interface = interface  # type: ignore[assignment]
+    model._adapter_embeddings = LoadedEmbeddings(model._adapter_registry)  # type: ignore[assignment,arg-type]
+
+
+def detach(model: nn.Module) -> None:
+    """Take all adapters and their methods off a model: its class, attributes, hooks and `state_dict` are as before."""
+    if not isinstance(model, ModelAdaptersMixin):
+        return
+    if _own_class(type(model)) is type(model):
+        raise ValueError(
+            f"{type(model).__name__} is a model with adapters and heads by itself; its base model is "
+            f"model.{model._adapter_registry.base_path}, and delete_adapter removes adapters."
+        )
+    registry = model._adapter_registry
+    registry.detach()
+    for name in list(registry.peft.trained):
+        peft_library.delete(model, registry, name)
+    if model.active_embeddings != DEFAULT:  # models without tokens have no others
+        model.set_active_embeddings(DEFAULT)
+    for module in model.modules():
+        function = module.__dict__.get("_gradient_checkpointing_func")
+        if isinstance(function, ReplayedCheckpoint) and function.table is registry.table:
+            module.__dict__["_gradient_checkpointing_func"] = function.checkpoint
+    del model._adapter_registry, model._adapter_interface, model._adapter_embeddings
+    cast(Any, model).__class__ = _own_class(type(model))
+
+
+def load_model(
+    model_name_or_path: str | Path,
+    model_class: type[nn.Module],
+    interface: AdapterModelInterface | None = None,
+    *model_args: Any,
+    **kwargs: Any,
+) -> nn.Module:
+    """Load a model of a static class with the adapters that `save_pretrained` wrote with it.
+
+    >>> model = adapters.load_model("folder", BertForSequenceClassification)
+
+    Args:
+        model_name_or_path: What `from_pretrained` takes.
+        model_class: The class of the model.
+        interface: Where the parts of the model are; by default the one in the folder, or they are found.
+        *model_args: Further arguments of `from_pretrained`.
+        **kwargs: Further arguments of `from_pretrained`.
+    """
+    saved = Path(model_name_or_path) / INTERFACE_CONFIG
+    if interface is None and saved.is_file():
+        interface = AdapterModelInterface(**read_json(saved)["interface"])
+    with _constructing(interface):
+        loading = type(
+            model_class.__name__,
+            (_WithSavedAdapters, adapted_class(model_class)),
+            {"__module__": model_class.__module__, "__qualname__": model_class.__qualname__},
+        )
+        model = cast(Any, loading).from_pretrained(model_name_or_path, *model_args, **kwargs)
+    model.__class__ = adapted_class(model_class)
+    return cast(nn.Module, model)
+
+
+_INTERFACE: list[AdapterModelInterface | None] = []
+
+
+@contextlib.contextmanager
+def _constructing(interface: AdapterModelInterface | None) -> Any:
+    _INTERFACE.append(interface)
+    try:
+        yield
+    finally:
+        _INTERFACE.pop()
+
+
+class _WithSavedAdapters(nn.Module):
+    """Adds the adapters that the configuration of a model names, while the model is constructed."""
+
+    def __init__(self, config: Any, *args: Any, **kwargs: Any) -> None:
+        super().__init__(config, *args, **kwargs)
+        setup_registry(self, _INTERFACE[-1])
+        add_saved_adapters(self, config)
+
+
+def add_saved_adapters(model: Any, config: Any) -> None:
+    """Add the adapters that `save_pretrained` noted in a configuration, and take the note off."""
+    entry = getattr(config, "adapters", None)
+    if isinstance(entry, dict) and "config_map" in entry:
+        _add_all(model, ModelAdaptersConfig(**entry))
+        sharing.share_again(model._adapter_registry, entry.get("shared_parameters") or {})
+        del config.adapters
+
+
+def _add_all(model: Any, adapters_config: ModelAdaptersConfig) -> None:
+    for name in adapters_config:
+        model.add_adapter(name, adapters_config.get(name))
+    for name in adapters_config.fusions:
+        config, adapter_names = adapters_config.get_fusion(name)
+        model.add_adapter_fusion(adapter_names, config, name)

@@ -1,0 +1,95 @@
+"""What there is in a model: its adapters, their modules, their sizes."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from .. import fusions
+from ..anatomy import AdapterModelInterface
+from ..anatomy.parts import Sublayer
+from ..composition import Fuse
+from ..configuration import AdapterConfig, ModelAdaptersConfig
+from ..fusions import FusionLike
+from ..summary import Row, summary_rows, summary_table
+from .activating import ActivatesAdapters
+
+
+class ShowsAdapters(ActivatesAdapters):
+    """Methods that tell of the adapters of a model."""
+
+    @property
+    def adapters_config(self) -> ModelAdaptersConfig:
+        """The configurations of the adapters and fusions, by name; those of `peft` are in `model.peft_config`."""
+        found = ModelAdaptersConfig()
+        for name, adapter in self._adapter_registry.adapters.items():
+            found.add(name, adapter.config)
+        for fusion in self._adapter_registry.fusions.values():
+            found.add_fusion(fusion.adapter_names, fusion.config, fusion.name)
+        return found
+
+    @property
+    def adapter_interface(self) -> AdapterModelInterface | None:
+        """The interface that was given to `adapters.init`, or None."""
+        return self._adapter_interface
+
+    def get_adapter(self, name: str) -> dict[int, dict[str, nn.Module]]:
+        """The modules of an adapter by layer and location; layer -1 holds what belongs to no layer.
+
+        >>> model.get_adapter("task")[0]["output_adapter"]
+
+        Raises:
+            UnknownAdapterError: there is no such adapter.
+        """
+        found: dict[int, dict[str, nn.Module]] = {}
+        for p in sorted(self._adapter_registry[name].placements, key=lambda p: p.layer):
+            places = found.setdefault(p.layer, {})
+            is_cross = isinstance(p.point, Sublayer) and p.point.kind == "cross_attention"
+            location = "cross_adapter" if is_cross else p.location
+            same = sum(name == location or name.startswith(f"{location}_") for name in places)
+            places[f"{location}_{same + 1}" if same else location] = p.module
+        return found
+
+    def adapter_summary(self, as_dict: bool = False) -> str | list[Row]:
+        """All adapters with their size, whether they are active, and whether they are trained.
+
+        >>> print(model.adapter_summary())
+
+        Args:
+            as_dict: Whether to give one dictionary per row instead of a table.
+        """
+        active = self.active_adapters
+        blocks = list(active.blocks()) if active is not None else []
+        names = {name for block in blocks for name in block.flatten()}
+        names |= {block.name for block in blocks if isinstance(block, Fuse)}
+        rows = summary_rows(self._adapter_registry, names)
+        return rows if as_dict else summary_table(rows)
+
+    def adapter_to(self, name: str, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> None:
+        """Move an adapter to a device, or to another type of numbers.
+
+        Raises:
+            UnknownAdapterError: there is no such adapter.
+        """
+        for module in self._adapter_registry[name].modules():
+            module.to(device=device, dtype=dtype)
+        self._adapter_registry.compile_anew()
+
+    def adapter_fusion_to(
+        self, adapter_names: FusionLike, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+    ) -> None:
+        """Move a fusion to a device, or to another type of numbers.
+
+        Raises:
+            UnknownAdapterError: there is no such fusion.
+        """
+        for module in fusions.fusion_of(self._adapter_registry, adapter_names).modules():
+            module.to(device=device, dtype=dtype)
+
+    def supports_adapter(self, type_or_config: str | AdapterConfig) -> bool:
+        """Whether an adapter with this configuration could be added."""
+        try:
+            self._adapter_registry.build("probe", AdapterConfig.load(type_or_config))
+        except (ValueError, NotImplementedError):
+            return False
+        return True

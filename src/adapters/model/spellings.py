@@ -1,0 +1,68 @@
+"""Other ways to call the methods of a model: as early releases did, and as transformers does for adapters of `peft`."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from enum import Enum
+from typing import Any, TypeVar, cast
+
+from .. import peft_library
+
+Method = TypeVar("Method", bound=Callable[..., Any])
+
+
+class AdapterType(str, Enum):
+    """What an adapter is for. Early releases asked for it; nothing depends on it."""
+
+    text_task = "text_task"
+    text_lang = "text_lang"
+
+    @classmethod
+    def has(cls, value: str) -> bool:
+        """Whether there is such a type."""
+        return value in cls.__members__
+
+
+def without_adapter_type(method: Method) -> Method:
+    """Let a method also be called with an `AdapterType` after the name, as early releases were."""
+
+    @functools.wraps(method)
+    def called(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if len(args) > 1 and isinstance(args[1], AdapterType):
+            args = (args[0], *args[2:])
+        return method(self, *args, **kwargs)
+
+    return cast(Method, called)
+
+
+def also_as_of_transformers(method: Method) -> Method:
+    """Let `add_adapter` also be called as transformers' own: with a configuration of peft, then the name.
+
+    It then also does what that does: the adapter is active, and all else is frozen.
+    """
+
+    @functools.wraps(method)
+    def called(self: Any, *args: Any, **kwargs: Any) -> Any:
+        config = args[0] if args else kwargs.get("adapter_config")
+        if not peft_library.is_config(config):
+            return method(self, *args, **kwargs)
+        name = (args[1] if len(args) > 1 else kwargs.get("adapter_name")) or "default"
+        method(self, name, config)
+        self.requires_grad_(False)
+        peft_library.train(self, self._adapter_registry, name)
+        return None
+
+    return cast(Method, called)
+
+
+def also_by_transformers(method: Method) -> Method:
+    """Let `load_adapter` also be called by transformers' `from_pretrained`, for a folder of peft."""
+
+    @functools.wraps(method)
+    def called(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if "load_config" not in kwargs:
+            return method(self, *args, **kwargs)
+        return peft_library.load(self, self._adapter_registry, *args, **kwargs)
+
+    return cast(Method, called)
