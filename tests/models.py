@@ -135,7 +135,10 @@ class CustomModel(nn.Module):
 
 
 CUSTOM_INTERFACE = AdapterModelInterface(
-    adapter_methods=["bottleneck", "invertible"],
+    adapter_methods=[
+        *("bottleneck", "invertible", "lora", "prefix_tuning", "prompt_tuning", "reft", "bitfit", "ln_tuning"),
+        "modules_to_save",
+    ],
     model_embeddings="words",
     model_layers="blocks",
     layer_self_attn="attend",

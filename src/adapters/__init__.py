@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from .configuration import AdaLoRAConfig as AdaLoRAConfig
     from .configuration import AdapterConfig as AdapterConfig
     from .configuration import AdapterFusionConfig as AdapterFusionConfig
+    from .configuration import AdapterMethod as AdapterMethod
     from .configuration import AdapterPlusConfig as AdapterPlusConfig
     from .configuration import BitFitConfig as BitFitConfig
     from .configuration import BnConfig as BnConfig
@@ -74,6 +75,20 @@ if TYPE_CHECKING:
     from .configuration import get_adapter_config_hash as get_adapter_config_hash
     from .context import AdapterSetup as AdapterSetup
     from .data_inits import initialise_with_data as initialise_with_data
+    from .heads import BertStyleMaskedLMHead as BertStyleMaskedLMHead
+    from .heads import BiaffineParsingHead as BiaffineParsingHead
+    from .heads import CausalLMHead as CausalLMHead
+    from .heads import ClassificationHead as ClassificationHead
+    from .heads import DependencyParsingOutput as DependencyParsingOutput
+    from .heads import ImageClassificationHead as ImageClassificationHead
+    from .heads import MultiHeadOutput as MultiHeadOutput
+    from .heads import MultiLabelClassificationHead as MultiLabelClassificationHead
+    from .heads import MultipleChoiceHead as MultipleChoiceHead
+    from .heads import PredictionHead as PredictionHead
+    from .heads import QuestionAnsweringHead as QuestionAnsweringHead
+    from .heads import Seq2SeqLMHead as Seq2SeqLMHead
+    from .heads import TaggingHead as TaggingHead
+    from .heads.flexible import ModelWithFlexibleHeadsAdaptersMixin as ModelWithFlexibleHeadsAdaptersMixin
     from .inspection import inspect as inspect
     from .model import AdapterType as AdapterType
     from .model import ModelAdaptersMixin as ModelAdaptersMixin
@@ -145,9 +160,26 @@ _PUBLIC: dict[str, tuple[str, ...]] = {
         "StaticAdapterFusionConfig",
         "UniPELTConfig",
         "VeraConfig",
+        "AdapterMethod",
         "get_adapter_config_hash",
     ),
     "context": ("AdapterSetup",),
+    "heads": (
+        "BertStyleMaskedLMHead",
+        "BiaffineParsingHead",
+        "CausalLMHead",
+        "ClassificationHead",
+        "DependencyParsingOutput",
+        "ImageClassificationHead",
+        "MultiHeadOutput",
+        "MultiLabelClassificationHead",
+        "MultipleChoiceHead",
+        "PredictionHead",
+        "QuestionAnsweringHead",
+        "Seq2SeqLMHead",
+        "TaggingHead",
+    ),
+    "heads.flexible": ("ModelWithFlexibleHeadsAdaptersMixin",),
     "data_inits": ("initialise_with_data",),
     "inspection": ("inspect",),
     "model": ("AdapterType", "ModelAdaptersMixin", "detach", "init", "load_model"),
@@ -162,10 +194,12 @@ _SUBMODULES = (
     "configuration",
     "context",
     "heads",
+    "interface",
     "methods",
     "model",
     "runtime",
     "training",
+    "wrappers",
 )
 
 __all__ = ["__version__", *_MODULE_OF]

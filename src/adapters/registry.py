@@ -12,7 +12,7 @@ from torch import nn
 
 from .anatomy.parts import Anatomy, AttentionCore, Experts, InputEmbeddings, LayerOutput, Point, WholeModule
 from .composition import AdapterCompositionBlock, Fuse, MultiTask, Setup, Stack, validate_composition
-from .configuration import AdapterConfig, GateFusionConfig
+from .configuration import AdapterConfig, AdapterMethod, GateFusionConfig
 from .merging import MergedAdapters
 from .methods import AdapterModule, Placement, placements_of
 from .methods.base import ModuleMap, PositionsMap, SublayerMap
@@ -168,6 +168,7 @@ class AdapterRegistry:
                 f"This model has adapters of the peft library ({', '.join(self.peft.trained)}), which has replaced "
                 "modules that others would be attached to. Delete them first, or use a second copy of the model."
             )
+        self._check_method(name, config)
         if layers is not None:
             config = _only_layers(config, layers, self.anatomy)
         adapter = Adapter(name, config, tuple(placements_of(config, self.anatomy, self.base)))
@@ -177,6 +178,18 @@ class AdapterRegistry:
         for module in () if is_filled else adapter.modules():
             module.start(self.base)
         return adapter
+
+    def _check_method(self, name: str, config: AdapterConfig) -> None:
+        """Refuse what the interface of the model does not name."""
+        allowed = self.anatomy.methods
+        if allowed is None:
+            return
+        for method in AdapterMethod.get_from_config(config):
+            if method not in allowed:
+                raise ValueError(
+                    f"{name!r} uses {method}; the interface of this model allows {', '.join(allowed)}. Add "
+                    f"{method!r} to its adapter_methods, or choose another configuration."
+                )
 
     def attach(self, adapter: Adapter) -> None:
         """Add a built adapter, with the device and type of numbers of the modules that it is attached to."""

@@ -25,7 +25,8 @@ class AdapterModelInterface:
     >>> adapters.init(model, interface=interface)
 
     Args:
-        adapter_methods: The methods that the model is meant for: `bottleneck`, `lora`, `reft`, `invertible` …
+        adapter_methods: The methods that the model is meant for, others are refused: `bottleneck`, `lora` (and its
+            relatives), `reft`, `invertible` … (see `AdapterMethod`).
         model_embeddings: The module that embeds the inputs.
         model_layers: The list of layers.
         layer_self_attn: Self-attention. Its output, or the first of them, is what adapters change.
@@ -90,7 +91,7 @@ def anatomy_from_interface(base: nn.Module, interface: AdapterModelInterface) ->
     token_sizes = [m.embedding_dim for m in embeddings.modules() if isinstance(m, nn.Embedding)]
     parent = interface.model_layers.rpartition(".")[0]
     tower = Tower(parent, tuple(layers), Tap(interface.model_embeddings), token_sizes[0] if token_sizes else size, size)
-    return Anatomy(type(base).__name__, (tower,))
+    return Anatomy(type(base).__name__, (tower,), methods=tuple(interface.adapter_methods))
 
 
 def _sublayers(layer: nn.Module, path: str, interface: AdapterModelInterface) -> Iterator[Sublayer]:

@@ -356,6 +356,7 @@ class Anatomy:
         shares_by_tower: Whether parameters shared among layers are attached to each tower, instead of the model.
         inverts_at_head: Whether the head of a static class undoes an invertible adapter before its embeddings.
         notes: What is to be said of a model without layers.
+        methods: The methods that an interface allows; None for all.
     """
 
     model_class: str
@@ -363,6 +364,7 @@ class Anatomy:
     shares_by_tower: bool = False
     inverts_at_head: bool = True
     notes: tuple[str, ...] = ()
+    methods: tuple[str, ...] | None = None
 
     @property
     def layers(self) -> list[Layer]:

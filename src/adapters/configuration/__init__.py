@@ -32,6 +32,7 @@ from .lora import IA3Config as IA3Config
 from .lora import LoRAConfig as LoRAConfig
 from .lora import MTLLoRAConfig as MTLLoRAConfig
 from .lora import VeraConfig as VeraConfig
+from .method_names import AdapterMethod as AdapterMethod
 from .model_adapters_config import ModelAdaptersConfig as ModelAdaptersConfig
 from .partial import BitFitConfig as BitFitConfig
 from .partial import LayerNormTuningConfig as LayerNormTuningConfig

@@ -189,6 +189,10 @@ class ModelWithFlexibleHeadsAdaptersMixin(AddsHeads, RunsHeads):
                 raise ValueError(unknown_name(name, self.heads, "head"))
         self._active_head = head
 
+    def freeze_embeddings(self, freeze: bool = True) -> None:
+        """Freeze, or unfreeze, the input embeddings."""
+        cast(Any, self).get_input_embeddings().requires_grad_(not freeze)
+
     def delete_head(self, head_name: str) -> None:
         """Remove a head.
 

@@ -10,8 +10,10 @@ import inspect
 from typing import Any, ClassVar, cast
 
 import torch
+from torch import Tensor
 from torch._dynamo.eval_frame import skip_code
 from transformers import GenerationMixin
+from transformers.utils.generic import ModelOutput
 
 from ..calling import taken_from, use
 from ..checkpoints.setups import head_names
@@ -97,6 +99,54 @@ class RunsHeads(ModelAdaptersMixin, GenerationMixin):
             given.get("attention_mask"),
             labels,
             rows // channels,
+            return_dict,
+        )
+
+    def forward_head(
+        self,
+        all_outputs: ModelOutput,
+        head_name: Heads = None,
+        cls_output: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        return_dict: bool = False,
+        **labels: Any,
+    ) -> Any:
+        """What heads make of outputs of the base model.
+
+        >>> outputs = model.bert(**batch)
+        >>> model.forward_head(outputs, "topics", return_dict=True).logits
+
+        Args:
+            all_outputs: The outputs; the first one are the last hidden states. Shape: (B, T, D).
+            head_name: A head, or several; by default the active ones.
+            cls_output: One vector per row; by default that of the first token, or of the last one in a causal model.
+                Shape: (B, D).
+            attention_mask: Which tokens are no padding. Shape: (B, T).
+            return_dict: Whether to give outputs with names, or tuples.
+            **labels: Labels, as in `forward`.
+
+        Raises:
+            ValueError: there is no such head, or labels do not fit.
+        """
+        heads = head_name or self._active_head
+        names = head_names(heads)
+        if not names or any(name not in self.heads for name in names):
+            raise ValueError(f"There is no head {heads!r}. {self._which_heads()}")
+        rows = all_outputs[0].shape[0]
+        if cls_output is None and not all(isinstance(self._head(name), LanguageModelHead) for name in names):
+            given = {} if attention_mask is None else {"attention_mask": attention_mask}
+            cls_output = sentences(self.config, self.is_causal_model, all_outputs, given)
+        chosen = assigned(heads, rows, 1, None)
+        is_single = isinstance(heads, str)
+        return predictions(
+            cast(Any, self.heads),
+            chosen,
+            is_single,
+            all_outputs,
+            cls_output,
+            attention_mask,
+            {name: value for name, value in labels.items() if value is not None},
+            rows,
             return_dict,
         )
 

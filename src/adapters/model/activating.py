@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 
 from .. import fusions, peft_library
-from ..composition import AdapterCompositionBlock, SetupLike, Stack, parse_composition
+from ..composition import AdapterCompositionBlock, Parallel, SetupLike, Stack, parse_composition
 from ..methods.prefix_tuning import eject
 from ..vocabulary import token_embeddings
 from .base import HoldsAdapters
@@ -127,6 +127,12 @@ class ActivatesAdapters(HoldsAdapters):
     def has_adapters(self) -> bool:
         """Whether any adapter has been added."""
         return bool(self._adapter_registry.adapters or self._adapter_registry.peft.trained)
+
+    @property
+    def has_parallel_adapters(self) -> bool:
+        """Whether the active setup repeats the batch for adapters in parallel."""
+        active = self._adapter_registry.active
+        return active is not None and any(isinstance(block, Parallel) for block in active.blocks())
 
     def merge_adapter(self, name: str) -> None:
         """Put what an adapter changes into the weights of the model: it then acts without any cost.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import nn
 
@@ -49,6 +51,20 @@ class ShowsAdapters(ActivatesAdapters):
             same = sum(name == location or name.startswith(f"{location}_") for name in places)
             places[f"{location}_{same + 1}" if same else location] = p.module
         return found
+
+    def iter_layers(self) -> Iterator[tuple[int, nn.Module]]:
+        """The layers of the base model, of all towers, with their numbers."""
+        for layer in self._adapter_registry.anatomy.layers:
+            yield layer.index, self._adapter_registry.base.get_submodule(layer.path)
+
+    def get_invertible_adapter(self) -> nn.Module | None:
+        """The invertible adapter of the first adapter in the active setup, if it has one."""
+        active = self.active_adapters
+        name = active.first() if active is not None else None
+        if name not in self._adapter_registry.adapters:
+            return None
+        placements = self._adapter_registry.adapters[name].placements
+        return next((p.module for p in placements if p.location == "invertible"), None)
 
     def adapter_summary(self, as_dict: bool = False) -> str | list[Row]:
         """All adapters with their size, whether they are active, and whether they are trained.
