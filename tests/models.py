@@ -137,7 +137,7 @@ class CustomModel(nn.Module):
 CUSTOM_INTERFACE = AdapterModelInterface(
     adapter_methods=[
         *("bottleneck", "invertible", "lora", "prefix_tuning", "prompt_tuning", "reft", "bitfit", "ln_tuning"),
-        "modules_to_save",
+        *("modules_to_save", "scaling"),
     ],
     model_embeddings="words",
     model_layers="blocks",

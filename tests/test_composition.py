@@ -292,8 +292,19 @@ def test_generated(name: str, method: str, way: str) -> None:
 TRACED = ["seq_bn", "double_seq_bn", "par_bn", "lora", "ia3", "loreft", "prefix", "prompt", "mixed"]
 
 
-@pytest.mark.parametrize("method", TRACED)
-@pytest.mark.parametrize("name", ["bert", "llama"])
+def traced(quick: dict[str, list[str]], methods: list[str] = TRACED) -> Any:
+    """Parametrise over families and methods; all but some are slow, as tracing takes seconds."""
+    return pytest.mark.parametrize(
+        ("name", "method"),
+        [
+            pytest.param(name, method, marks=() if method in own else pytest.mark.slow)
+            for name, own in quick.items()
+            for method in methods
+        ],
+    )
+
+
+@traced({"bert": ["seq_bn", "lora", "prefix", "mixed"], "llama": ["seq_bn"]})
 def test_compiled(name: str, method: str) -> None:
     """Rows that go through other adapters need no other graph."""
     torch._dynamo.reset()
@@ -327,8 +338,7 @@ def test_compiled(name: str, method: str) -> None:
                 assert close(models.tensors(compiled(**batch(name))), wanted, 1e-4)
 
 
-@pytest.mark.parametrize("method", TRACED)
-@pytest.mark.parametrize("name", ["bert", "gpt2", "vit"])
+@traced({"bert": TRACED, "gpt2": ["seq_bn", "lora", "prefix"], "vit": ["seq_bn", "lora"]})
 @pytest.mark.parametrize("block", [Stack("a"), Parallel("a", "b"), BatchSplit("a", "b", batch_sizes=[3, 1])], ids=str)
 def test_exported(name: str, method: str, block: Any) -> None:
     model = with_two(name, method)
@@ -343,8 +353,7 @@ MIXTURES = [Fuse("a", "b"), Gate("a", "b", name="g"), Average("a", "b"), Split("
 MIXTURES += [Parallel("a", Stack(Fuse("a", "b")))]
 
 
-@pytest.mark.parametrize("method", ["seq_bn", "double_seq_bn", "par_bn", "lora", "loreft"])
-@pytest.mark.parametrize("name", ["bert", "gpt2"])
+@traced({"bert": ["double_seq_bn", "lora"], "gpt2": []}, ["seq_bn", "double_seq_bn", "par_bn", "lora", "loreft"])
 def test_mixtures_are_traced(name: str, method: str) -> None:
     """What mixes tokens' outputs compiles as one graph, and is exported."""
     torch._dynamo.reset()
