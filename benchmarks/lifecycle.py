@@ -1,6 +1,6 @@
 """What adapters cost outside the forward pass, on bert-base with seq_bn: start, growth, disk, memory, import.
 
-Run: `python benchmarks/lifecycle.py [init add activate files memory import] [--repeats 9]`
+Run: `python benchmarks/lifecycle.py [init add activate files loading memory import] [--repeats 9]`
 """
 
 from __future__ import annotations
@@ -109,6 +109,29 @@ def resident_megabytes() -> float:
     return pages * 4096 / 1e6
 
 
+def measure_loading(repeats: int) -> None:
+    """Load 100 files, each after its bytes were read and kept: the times, and the memory, that both take."""
+    model = adapted(bert_base().eval(), CONFIG, loaded=1, active=False)
+    times: dict[str, list[float]] = {"read": [], "load": []}
+    kept: list[bytes] = []
+    with tempfile.TemporaryDirectory() as folder:
+        paths = [Path(folder) / str(number) for number in range(100)]
+        for path in paths:
+            model.save_adapter(path, "a0")
+        model.load_adapter(paths[0], load_as="warm")
+        before = resident_megabytes()
+        for number, path in enumerate(paths):
+            file = path / "adapter.safetensors"
+            times["read"].append(clock(lambda file=file: kept.append(file.read_bytes())))
+            times["load"].append(clock(partial(model.load_adapter, path, load_as=f"new{number}")))
+        after, size = resident_megabytes(), sum(map(len, kept)) / 1e6
+    ratios = [load / read for read, load in zip(times["read"], times["load"], strict=True)]
+    emit("load_adapter, one of 100", "ms", [1e3 * seconds for seconds in times["load"]])
+    emit("load_adapter, over reading and keeping its bytes", "x", ratios)
+    emit("load_adapter, last 10 of 100 over first 10", "x", [sum(times["load"][-10:]) / sum(times["load"][:10])])
+    emit("memory of 100 loaded adapters, over their files", "x", [(after - before - size) / size])
+
+
 def live_tensors() -> int:
     gc.collect()
     return sum(issubclass(type(thing), torch.Tensor) for thing in gc.get_objects())
@@ -168,6 +191,7 @@ SECTIONS: dict[str, Callable[[int], None]] = {
     "add": measure_add,
     "activate": measure_activate,
     "files": measure_files,
+    "loading": measure_loading,
     "memory": measure_memory,
     "import": measure_import,
 }

@@ -1,4 +1,4 @@
-"""What all tests share: where the project's data are, quiet libraries, one thread."""
+"""What all tests share: quiet libraries, one thread, the data beside the project."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 import torch
 import transformers
 
-SHARED = Path(os.environ.get("ADAPTERS_SHARED", Path(__file__).parents[2] / "shared"))
+from places import SHARED
 
 
 def pytest_configure() -> None:

@@ -17,8 +17,11 @@ PLACES = {
     "adapters.composition": "Average BatchSplit Fuse MultiTask Parallel Split Stack parse_composition",
     "adapters.configuration": "AdapterConfig AdapterFusionConfig BnConfig LoRAConfig ModelAdaptersConfig",
     "adapters.context": "AdapterSetup",
+    "adapters.hub_mixin": "PushAdapterToHubMixin",
     "adapters.heads": "BiaffineParsingHead CausalLMHead ClassificationHead MultiHeadOutput PredictionHead TaggingHead",
     "adapters.interface": "AdapterMethod AdapterModelInterface INTERFACE_CONFIG_NAME",
+    "adapters.utils": "ADAPTER_CACHE ADAPTER_HUB_ALL_FILE AdapterInfo AdapterType CONFIG_NAME download_cached "
+    "find_in_index get_adapter_info list_adapters pull_from_hf_model_hub pull_from_hub resolve_adapter_path",
     "adapters.wrappers": "init load_model",
 }
 
@@ -48,7 +51,7 @@ def test_forward_head_is_what_the_model_does(model: torch.nn.Module) -> None:
     assert torch.equal(model.forward_head(outputs, return_dict=True).logits, model(ids).logits)
     loss, logits = model.forward_head(outputs, "b", labels=torch.tensor([2]))[:2]
     assert loss.ndim == 0 and torch.equal(logits, model(ids, head="b").logits)
-    with pytest.raises(ValueError, match="'c'.*'a', 'b'"):
+    with pytest.raises(ValueError, match=r"'c'.*'a', 'b'"):
         model.forward_head(outputs, "c")
 
 

@@ -45,6 +45,7 @@ OTHERS = [
     "prompt_tuning[prompt_length=3]",
     f"{PREFIX}|par_bn[reduction_factor=4]",
     f"{PREFIX[:-1]}, use_gating=True]|seq_bn[reduction_factor=4, use_gating=True]|lora[r=2, use_gating=True]",
+    "dora[r=2, scale_bias=False]",
 ]
 PRESETS = [*BOTTLENECKS, *LOW_RANK, *REFTS, *PARTIAL, *OTHERS]
 

@@ -43,32 +43,45 @@ ORDER = [
     "calling",
     "summary",
     "checkpoints",
+    "interchange",
+    "hub",
     "vocabulary",
     "embeddings",
     "peft_library",
     "heads",  # the heads, and those of static classes …
     "model",
+    "hub_mixin",
+    "utils",
     "interface",  # 1.3's places of names
     "wrappers",
     "heads.running",
+    "heads.telling",
     "heads.flexible",  # … and the class of models with any number of them, which is built on `model`
     "auto",
     "training",
+    "trainer",
     "inspection",
     "demo",
+    "runs",
+    "commands",
 ]
 
 PUBLIC = [
     "ADAPTERFUSION_CONFIG_MAP",
+    "ADAPTER_CACHE",
     "ADAPTER_CONFIG_MAP",
+    "ADAPTER_MODEL_MAPPING",
     "AdaLoRAConfig",
+    "AdapterArguments",
     "AdapterCompositionBlock",
     "AdapterConfig",
     "AdapterFusionConfig",
+    "AdapterInfo",
     "AdapterMethod",
     "AdapterModelInterface",
     "AdapterPlusConfig",
     "AdapterSetup",
+    "AdapterTrainer",
     "AdapterType",
     "AutoAdapterModel",
     "Average",
@@ -82,6 +95,7 @@ PUBLIC = [
     "CompacterConfig",
     "CompacterPlusPlusConfig",
     "ConfigUnion",
+    "ConversionReport",
     "DEFAULT_ADAPTERFUSION_CONFIG",
     "DEFAULT_ADAPTER_CONFIG",
     "DependencyParsingOutput",
@@ -91,6 +105,8 @@ PUBLIC = [
     "DoubleSeqBnInvConfig",
     "DvoRAConfig",
     "DynamicAdapterFusionConfig",
+    "ExportError",
+    "ExportReport",
     "Fuse",
     "Gate",
     "GateFusionConfig",
@@ -123,6 +139,7 @@ PUBLIC = [
     "QuestionAnsweringHead",
     "RankAllocator",
     "ReftConfig",
+    "Seq2SeqAdapterTrainer",
     "Seq2SeqLMHead",
     "SeqBnConfig",
     "SeqBnInvConfig",
@@ -133,14 +150,20 @@ PUBLIC = [
     "UniPELTConfig",
     "VeraConfig",
     "__version__",
+    "check_export",
+    "convert_to_lora",
     "detach",
+    "export_adapter",
     "get_adapter_config_hash",
+    "get_adapter_info",
     "init",
     "initialise_with_data",
     "inspect",
+    "list_adapters",
     "load_model",
     "lora_plus_groups",
     "parse_composition",
+    "setup_adapter_training",
     "validate_composition",
 ]
 
@@ -165,6 +188,12 @@ SIGNATURES: dict[Any, str] = {
     adapters.ModelAdaptersConfig.add_fusion: "self, adapter_names, config=None, fusion_name=None",
     adapters.ModelAdaptersConfig.get_fusion: "self, fusion_name",
     adapters.AdapterFusionConfig.load: "config, **kwargs",
+    adapters.AdapterInfo: "source, adapter_id, model_name=None, task=None, subtask=None, username=None, "
+    "adapter_config=None, sha1_checksum=None",
+    adapters.list_adapters: "model_name=None",
+    adapters.get_adapter_info: "adapter_id",
+    adapters.hub.pull_from_hub: "specifier, model_name, adapter_config=None, version=None, strict=False",
+    adapters.hub.pull_from_hf_model_hub: "specifier, version=None",
     adapters.AdapterModelInterface: "adapter_methods, model_embeddings, model_layers, layer_self_attn, "
     "layer_cross_attn, attn_o_proj, layer_intermediate_proj, layer_output_proj, attn_k_proj=None, "
     "attn_q_proj=None, attn_v_proj=None, "
@@ -203,6 +232,12 @@ METHODS = {
     "load_adapter_setup": "self, adapter_setup_name_or_path, version=None, custom_weights_loaders=None, "
     "set_active=False, use_safetensors=False",
     "merge_adapter": "self, name",
+    "push_adapter_to_hub": "self, repo_id, adapter_name, datasets_tag=None, local_path=None, commit_message=None, "
+    "private=None, token=None, overwrite_adapter_card=False, create_pr=False, revision=None, commit_description=None, "
+    "adapter_card_kwargs=None",
+    "push_adapter_setup_to_hub": "self, repo_id, adapter_setup, head_setup=None, datasets_tag=None, local_path=None, "
+    "commit_message=None, private=None, token=None, overwrite_adapter_card=False, create_pr=False, revision=None, "
+    "commit_description=None, adapter_card_kwargs=None",
     "load_embeddings": "self, path, name",
     "load_head": "self, save_directory, load_as=None, id2label=None, use_safetensors=False",
     "reset_adapter": "self",

@@ -16,6 +16,7 @@ __version__ = "2.0.0.dev0"
 if TYPE_CHECKING:
     from . import composition as composition
     from .anatomy import AdapterModelInterface as AdapterModelInterface
+    from .auto import ADAPTER_MODEL_MAPPING as ADAPTER_MODEL_MAPPING
     from .auto import AutoAdapterModel as AutoAdapterModel
     from .composition import AdapterCompositionBlock as AdapterCompositionBlock
     from .composition import Average as Average
@@ -89,7 +90,17 @@ if TYPE_CHECKING:
     from .heads import Seq2SeqLMHead as Seq2SeqLMHead
     from .heads import TaggingHead as TaggingHead
     from .heads.flexible import ModelWithFlexibleHeadsAdaptersMixin as ModelWithFlexibleHeadsAdaptersMixin
+    from .hub.cache import ADAPTER_CACHE as ADAPTER_CACHE
+    from .hub.info import AdapterInfo as AdapterInfo
+    from .hub.listing import get_adapter_info as get_adapter_info
+    from .hub.listing import list_adapters as list_adapters
     from .inspection import inspect as inspect
+    from .interchange.conversion import ConversionReport as ConversionReport
+    from .interchange.conversion import convert_to_lora as convert_to_lora
+    from .interchange.exporting import ExportReport as ExportReport
+    from .interchange.exporting import check_export as check_export
+    from .interchange.exporting import export_adapter as export_adapter
+    from .interchange.peft_problems import ExportError as ExportError
     from .model import AdapterType as AdapterType
     from .model import ModelAdaptersMixin as ModelAdaptersMixin
     from .model import detach as detach
@@ -97,12 +108,16 @@ if TYPE_CHECKING:
     from .model import load_model as load_model
     from .optimizers import lora_plus_groups as lora_plus_groups
     from .rank_allocation import RankAllocator as RankAllocator
+    from .trainer import AdapterTrainer as AdapterTrainer
+    from .trainer import Seq2SeqAdapterTrainer as Seq2SeqAdapterTrainer
+    from .training import AdapterArguments as AdapterArguments
+    from .training import setup_adapter_training as setup_adapter_training
 
 # Where each public name comes from. They are imported when they are used: `import adapters` alone costs nothing, as
 # `import transformers` alone does not import torch.
 _PUBLIC: dict[str, tuple[str, ...]] = {
     "anatomy": ("AdapterModelInterface",),
-    "auto": ("AutoAdapterModel",),
+    "auto": ("ADAPTER_MODEL_MAPPING", "AutoAdapterModel"),
     "composition": (
         "AdapterCompositionBlock",
         "Average",
@@ -181,10 +196,18 @@ _PUBLIC: dict[str, tuple[str, ...]] = {
     ),
     "heads.flexible": ("ModelWithFlexibleHeadsAdaptersMixin",),
     "data_inits": ("initialise_with_data",),
+    "hub.cache": ("ADAPTER_CACHE",),
+    "hub.info": ("AdapterInfo",),
+    "hub.listing": ("get_adapter_info", "list_adapters"),
     "inspection": ("inspect",),
+    "interchange.conversion": ("ConversionReport", "convert_to_lora"),
+    "interchange.exporting": ("ExportReport", "check_export", "export_adapter"),
+    "interchange.peft_problems": ("ExportError",),
     "model": ("AdapterType", "ModelAdaptersMixin", "detach", "init", "load_model"),
     "optimizers": ("lora_plus_groups",),
     "rank_allocation": ("RankAllocator",),
+    "trainer": ("AdapterTrainer", "Seq2SeqAdapterTrainer"),
+    "training": ("AdapterArguments", "setup_adapter_training"),
 }
 _MODULE_OF = {name: module for module, names in _PUBLIC.items() for name in names}
 _SUBMODULES = (
@@ -194,10 +217,12 @@ _SUBMODULES = (
     "configuration",
     "context",
     "heads",
+    "hub",
     "interface",
     "methods",
     "model",
     "runtime",
+    "trainer",
     "training",
     "wrappers",
 )
@@ -210,6 +235,10 @@ def __getattr__(name: str) -> Any:
         value = getattr(importlib.import_module(f".{_MODULE_OF[name]}", __name__), name)
     elif name in _SUBMODULES:
         value = importlib.import_module(f".{name}", __name__)
+    elif name.endswith("AdapterModel"):  # BertAdapterModel and its like, one for each architecture of transformers
+        value = getattr(importlib.import_module(".auto", __name__), name)
+    elif name.endswith("ModelWithHeads"):  # what they were called once; not kept, so that each use of it warns
+        return getattr(importlib.import_module(".auto", __name__), name)
     else:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     globals()[name] = value
@@ -217,4 +246,5 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__, *_SUBMODULES})
+    names = importlib.import_module(".auto", __name__).class_names()
+    return sorted({*globals(), *__all__, *_SUBMODULES, *names})

@@ -18,6 +18,8 @@ from transformers import AutoTokenizer, PreTrainedModel
 
 from .anatomy.parts import Matrix, WholeModule
 from .checkpoints.files import AdapterFileError, read_tensors, write_tensors
+from .checkpoints.transactions import finish, located, together, write_folder
+from .checkpoints.weights import load_pytorch, plain
 from .registry import AdapterRegistry, unknown_name
 from .vocabulary import INPUT, OUTPUT, Vocabulary, current_vocabulary, exchange, input_modules
 
@@ -158,10 +160,10 @@ def for_tokenizer(
 
 def save(vocabulary: Vocabulary, folder: Path, tokenizer: Any = None) -> None:
     """Write embeddings, and the tokenizer beside them, to a folder, which is made if it is not there."""
-    folder.mkdir(parents=True, exist_ok=True)
-    write_tensors(folder, EMBEDDING_FILES, vocabulary.tensors, use_safetensors=True)
-    if tokenizer is not None:
-        tokenizer.save_pretrained(folder / TOKENIZER_FOLDER)
+    with together(folder):
+        write_tensors(folder, EMBEDDING_FILES, vocabulary.tensors, use_safetensors=True)
+        if tokenizer is not None:
+            write_folder(folder / TOKENIZER_FOLDER, tokenizer.save_pretrained)
 
 
 def load(model: nn.Module, current: Vocabulary, folder: Path) -> tuple[Vocabulary, Any]:
@@ -172,6 +174,7 @@ def load(model: nn.Module, current: Vocabulary, folder: Path) -> tuple[Vocabular
     Raises:
         AdapterFileError: a file is missing, cut off, or does not fit the model.
     """
+    finish(folder)  # the tokenizer is read by transformers
     tensors = _read(folder)
     weight = tensors.get(INPUT)
     width = current.tensors[INPUT].shape[1]
@@ -199,15 +202,13 @@ def load(model: nn.Module, current: Vocabulary, folder: Path) -> tuple[Vocabular
 
 def _read(folder: Path) -> Mapping[str, Tensor]:
     path = folder / EMBEDDING_FILES[1]
-    if (folder / EMBEDDING_FILES[0]).is_file() or not path.is_file():
+    old = located(path)
+    if located(folder / EMBEDDING_FILES[0]) is not None or old is None:
         return read_tensors(folder, EMBEDDING_FILES)
-    try:
-        data = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch.load raises whatever it meets in a broken file
-        raise AdapterFileError(f"{path} cannot be read as weights ({type(error).__name__}); is it cut off?") from None
+    data = load_pytorch(old)
     if not isinstance(data, Tensor):
         raise AdapterFileError(f"{path} holds {type(data).__name__} instead of one tensor.")
-    return {INPUT: data}
+    return {INPUT: plain(data, path)}
 
 
 def _drawn(model: nn.Module, like: Vocabulary, size: int, padding_idx: int | None) -> Vocabulary:

@@ -8,7 +8,6 @@ to every model, which stand behind ours.
 from __future__ import annotations
 
 import contextlib
-import json
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from importlib.util import find_spec
@@ -20,11 +19,12 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.integrations.peft import PeftAdapterMixin
 
-from .checkpoints.files import ADAPTER_CONFIG, AdapterFileError
+from .checkpoints.files import AdapterFileError
+from .checkpoints.transactions import write_folder
 from .composition import AdapterCompositionBlock, Stack
+from .interchange import peft_layout
 from .registry import AdapterRegistry, PeftAdapters
 
-WEIGHTS = "adapter_model.safetensors"
 # These change the weights of the model itself, so that nothing would bring the originals back.
 _CHANGING_INITS = ("pissa", "olora", "loftq", "corda", "lora_ga")
 
@@ -34,17 +34,19 @@ def is_config(value: object) -> bool:
     return any(c.__module__.partition(".")[0] == "peft" for c in type(value).__mro__)
 
 
-def is_folder(folder: Path) -> bool:
-    """Whether a folder holds an adapter of `peft`."""
-    try:
-        return "peft_type" in json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
-
-
 def is_installed() -> bool:
     """Whether `peft` can be imported."""
     return find_spec("peft") is not None
+
+
+def takes(registry: AdapterRegistry, kind: str) -> bool:
+    """Whether files of PEFT are for that library, and not for methods of this one.
+
+    Args:
+        registry: The adapters of the model: beside those of `peft` there are none of ours.
+        kind: What the files say they are.
+    """
+    return bool(registry.peft.trained) or (kind not in peft_layout.KEYS and is_installed())
 
 
 def check_bare(model: nn.Module) -> None:
@@ -130,10 +132,13 @@ def save(model: nn.Module, folder: Path, name: str) -> None:
     from peft import get_peft_model_state_dict
 
     state = get_peft_model_state_dict(model, adapter_name=name)
-    folder.mkdir(parents=True, exist_ok=True)
     tensors = {f"base_model.model.{key}": tensor.detach().contiguous() for key, tensor in state.items()}
-    save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
-    cast(Any, model).peft_config[name].save_pretrained(str(folder))
+
+    def write(made: Path) -> None:
+        save_file(tensors, made / peft_layout.WEIGHTS[0], metadata={"format": "pt"})
+        cast(Any, model).peft_config[name].save_pretrained(str(made))
+
+    write_folder(folder, write)
 
 
 def delete(model: nn.Module, registry: AdapterRegistry, name: str) -> None:

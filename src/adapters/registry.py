@@ -56,6 +56,22 @@ class AdapterDict(nn.Module):
     def __iter__(self) -> Iterator[str]:
         return (key.replace(self._DOT, ".") for key in self._modules)
 
+    def get(self, name: str) -> nn.Module | None:
+        """What has a name, or None."""
+        return self._modules.get(name.replace(".", self._DOT))
+
+    def keys(self) -> list[str]:
+        """The names."""
+        return list(self)
+
+    def values(self) -> list[nn.Module]:
+        """The modules."""
+        return [self[name] for name in self]
+
+    def items(self) -> list[tuple[str, nn.Module]]:
+        """Names with modules."""
+        return [(name, self[name]) for name in self]
+
     def attach(self, name: str, module: nn.Module) -> None:
         """Add a module under a name."""
         self._modules[name.replace(".", self._DOT)] = module

@@ -81,7 +81,7 @@ def test_formula(preset: str, ends: tuple[int, int], side: str) -> None:
     assert torch.equal(after[untouched], before[untouched])
 
 
-@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("side", ["right", "left"])
 @pytest.mark.parametrize("name", TEXT)
 def test_padded_is_unpadded(name: str, side: str, compiled: bool) -> None:

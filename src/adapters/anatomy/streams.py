@@ -77,11 +77,16 @@ def token_embeddings(base: nn.Module, path: str) -> nn.Embedding | None:
     return None
 
 
-def input_embeddings(anatomy: Anatomy, base: nn.Module) -> InputEmbeddings:
+def input_embeddings(anatomy: Anatomy, base: nn.Module, among_tokens: bool = False) -> InputEmbeddings:
     """Where positions can be put among those of the input.
 
     It is where tokens are embedded, so that positions are counted anew. In the encoders that AdapterHub's `adapters`
     1.3 had prompts for, and where no tokens are embedded, it is behind the whole block of embeddings.
+
+    Args:
+        anatomy: The anatomy.
+        base: The base model.
+        among_tokens: Whether it is to be where tokens are embedded in those encoders too.
 
     Raises:
         ValueError: there is no such place.
@@ -100,12 +105,14 @@ def input_embeddings(anatomy: Anatomy, base: nn.Module) -> InputEmbeddings:
             f"This {anatomy.model_class} has no row of embeddings that a prompt could be put into: its layers depend "
             "on where each position is, or embed no tokens. Use prefix_tuning or lora."
         )
+    if tokens is None and among_tokens:
+        raise ValueError(f"counts_positions=True cannot be met: this {anatomy.model_class} embeds no tokens.")
     if tokens is None and tap is not None:
         size = tower.embedding_size if tap.side == "output" else tower.size
         return InputEmbeddings(tap, size, called, False, "input_ids" in _parameters(base), readers)
     assert tokens is not None
     path = next(name for name, module in base.named_modules() if module is tokens)
-    if tap is not None and model_type in _BEHIND_POSITIONS:
+    if tap is not None and model_type in _BEHIND_POSITIONS and not among_tokens:
         sees_padding = model_type in _SEE_PADDING and not _has_convolution(base)
         return InputEmbeddings(tap, tower.embedding_size, called, False, True, readers, sees_padding)
     return InputEmbeddings(Tap(path), tokens.embedding_dim, called, True, True, readers)

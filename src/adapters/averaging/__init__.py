@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..methods.experts import ExpertsAdapter, FusedLoRA
-from ..methods.ia3 import IA3
+from ..methods.ia3 import IA3, InputScaling
 from ..methods.targets import AdaptedMatrix
 from ..registry import Adapter, AdapterRegistry
 from .changes import combine_changes, combine_unscaled
@@ -171,7 +171,7 @@ def _check_values(adapter: Adapter, options: Options) -> None:
     changes = [
         module
         for module in adapter.modules()
-        if (isinstance(module, AdaptedMatrix) and not isinstance(module, IA3))
+        if (isinstance(module, AdaptedMatrix) and not isinstance(module, (IA3, InputScaling)))
         or (isinstance(module, ExpertsAdapter) and any(isinstance(inner, FusedLoRA) for inner in module.children()))
     ]
     if changes:

@@ -46,14 +46,14 @@ def combine_changes(
     _check(adapters, options)
     sources = [slots(adapter) for adapter in adapters]
     # The places are found with ranks that do not matter; then the ranks are known, and it is built once more.
-    config = _common_config(adapters)
+    config = common_config(adapters)
     found = {
         path: [_combined(registry, adapters, [s.get(path) for s in sources], part, strategy, options) for part in parts]
         for path, parts in parts_of(registry.build(name, config, is_filled=True)).items()
     }
     assert all(source.keys() <= found.keys() for source in sources), "a matrix would be lost"
     ranks = {path: max(1, *(part.a.shape[0] for part in parts)) for path, parts in found.items()}
-    adapter = registry.build(name, _with_ranks(config, ranks), is_filled=True)
+    adapter = registry.build(name, with_ranks(config, ranks), is_filled=True)
     fill(adapter, found, sources)
     return adapter, {path: relative_error(parts) for path, parts in found.items()}
 
@@ -72,7 +72,7 @@ def _check(adapters: Sequence[Adapter], options: Options) -> None:
 # -- configurations -------------------------------------------------------------------------------------------------
 
 
-def _common_config(adapters: Sequence[Adapter]) -> LoRAConfig:
+def common_config(adapters: Sequence[Adapter]) -> LoRAConfig:
     """A plain LoRA of all matrices that any of the adapters has."""
     configs = [part for adapter in adapters for part in _lora_configs(adapter.config)]
     first = configs[0]
@@ -99,7 +99,7 @@ def _lora_configs(config: AdapterConfig) -> list[LoRAConfig]:
     return [cast(LoRAConfig, part) for part in parts]
 
 
-def _with_ranks(config: LoRAConfig, ranks: Mapping[str, int]) -> LoRAConfig:
+def with_ranks(config: LoRAConfig, ranks: Mapping[str, int]) -> LoRAConfig:
     """With these ranks, and a scaling of one: patterns only where the ranks differ, for other libraries' sake."""
     values = list(ranks.values())
     rank = max(set(values), key=values.count)

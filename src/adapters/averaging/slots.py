@@ -15,7 +15,7 @@ from ..anatomy.parts import Matrix
 from ..methods.base import AdapterModule
 from ..methods.embedding_lora import EmbeddingLoRA
 from ..methods.experts import ExpertsAdapter, FusedLoRA, FusedMap, FusedScaling
-from ..methods.ia3 import IA3
+from ..methods.ia3 import IA3, InputScaling
 from ..methods.low_rank import LowRank
 from ..methods.targets import AdaptedMatrix
 from ..methods.weights import dense_weight
@@ -56,7 +56,8 @@ def are_changes(adapters: Sequence[Adapter]) -> bool:
     acting = [p.module for adapter in adapters for p in adapter.placements if p.point is not None]
     kinds = (AdaptedMatrix, EmbeddingLoRA, ExpertsAdapter)
     maps = [slot.map for adapter in adapters for slot in slots(adapter).values()]
-    return all(isinstance(m, kinds) for m in acting) and not all(isinstance(m, (IA3, FusedScaling)) for m in maps)
+    scalings = (IA3, InputScaling, FusedScaling)
+    return all(isinstance(m, kinds) for m in acting) and not all(isinstance(m, scalings) for m in maps)
 
 
 @dataclass(frozen=True)
@@ -89,8 +90,17 @@ def parts_of(adapter: Adapter) -> dict[str, list[Part]]:
     return found
 
 
-def change_of(registry: AdapterRegistry, adapter: Adapter, slot: Slot, part: Part) -> Change | None:
+def change_of(
+    registry: AdapterRegistry, adapter: Adapter, slot: Slot, part: Part, biases_too: bool = False
+) -> Change | None:
     """What an adapter does to a part; None if nothing.
+
+    Args:
+        registry: The adapters of the model.
+        adapter: The adapter.
+        slot: What it has at the matrix.
+        part: The part.
+        biases_too: Whether it may change the bias besides, which somebody else looks after.
 
     Raises:
         ValueError: it changes the bias too, which a LoRA cannot.
@@ -104,20 +114,30 @@ def change_of(registry: AdapterRegistry, adapter: Adapter, slot: Slot, part: Par
         a, b = found.factors()
         columns = _columns(found, part.rows, a.shape[0])
         return _product(a[columns], b[part.rows.to(b.device)][:, columns], found.scaling) if columns else None
-    return _dense_change(registry, adapter, slot, part)
-
-
-def _dense_change(registry: AdapterRegistry, adapter: Adapter, slot: Slot, part: Part) -> Change:
-    """What an adapter does to a part that is no product of two small matrices."""
-    found, matrix = slot.map, slot.matrix
-    assert isinstance(found, (AdaptedMatrix, FusedMap))
-    name = "bias" if matrix.parameter == "weight" else f"{matrix.parameter}_bias"
-    bias = registry.base.get_submodule(matrix.path)._parameters.get(name)
-    if bias is not None and not torch.equal(found.merged_bias(wide := _wide(bias)), wide):
+    if not biases_too and bias_change_of(registry, slot) is not None:
+        matrix = slot.matrix
         raise ValueError(
             f"Adapter {adapter.name!r} ({type(adapter.config).__name__}) changes the bias of {matrix.path} too, which "
             "a LoRA cannot: its ΔW alone is not what it does. Use combine_strategy='linear', for adapters of its kind."
         )
+    return _dense_change(registry, slot, part)
+
+
+def bias_change_of(registry: AdapterRegistry, slot: Slot) -> Tensor | None:
+    """What an adapter adds to the bias of a matrix; None if nothing. Shape: (O,)."""
+    found, matrix = slot.map, slot.matrix
+    name = "bias" if matrix.parameter == "weight" else f"{matrix.parameter}_bias"
+    bias = registry.base.get_submodule(matrix.path)._parameters.get(name)
+    if bias is None or not isinstance(found, (AdaptedMatrix, FusedMap)):
+        return None
+    change = found.merged_bias(wide := _wide(bias)) - wide
+    return change if bool(change.any()) else None
+
+
+def _dense_change(registry: AdapterRegistry, slot: Slot, part: Part) -> Change:
+    """What an adapter does to a part that is no product of two small matrices."""
+    found, matrix = slot.map, slot.matrix
+    assert isinstance(found, (AdaptedMatrix, FusedMap))
     weight = _wide(dense_weight(registry.base, matrix))
     changed = _wide(found.merged(weight)) - weight
     changed = changed[part.expert] if isinstance(found, FusedMap) else changed

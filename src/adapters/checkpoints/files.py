@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
+
+from . import transactions, weights
+from .errors import AdapterFileError as AdapterFileError
+from .errors import first_line, raised
+from .limits import current_limits
+from .transactions import located
 
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = ("adapter.safetensors", "pytorch_adapter.bin")
@@ -24,52 +28,53 @@ HEAD_CONFIG = "head_config.json"
 HEAD_WEIGHTS = ("model_head.safetensors", "pytorch_model_head.bin")
 
 
-class AdapterFileError(ValueError):
-    """A file is not what it should be: missing, torn, or of something else."""
-
-
-def atomically(path: Path, write: Callable[[Path], object]) -> None:
+def atomically(path: Path, content: Callable[[Path], object]) -> None:
     """Write a file so that at every moment the old or the new one is there whole, also if the process is killed.
 
     Args:
         path: The file.
-        write: Writes the new content to the path that it is given, in the same folder.
+        content: Writes the new content to the path that it is given, in the same folder.
     """
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        write(temporary)
-        temporary.chmod(0o644)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    transactions.write(path, content)
 
 
 def write_json(path: Path, data: Mapping[str, Any]) -> None:
     """Write a JSON file atomically."""
     text = json.dumps(data, indent=2, sort_keys=True)
-    atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    transactions.write(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
 def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON object.
 
     Raises:
-        AdapterFileError: the file is missing, cut off, or no JSON object.
+        AdapterFileError: the file is missing, cut off, too large, or no JSON object.
     """
+    found, limit = located(path), current_limits().json_bytes
+    if found is None:
+        raise AdapterFileError(f"There is no {path.name} in {path.parent}{_contents(path.parent)}")
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise AdapterFileError(f"There is no {path.name} in {path.parent}{_contents(path.parent)}") from None
-    except (UnicodeDecodeError, json.JSONDecodeError, OSError, RecursionError) as error:
-        raise AdapterFileError(f"{path} cannot be read as JSON ({error}); is it cut off?") from None
+        with found.open("rb") as file:
+            text = file.read(limit + 1)
+        if len(text) > limit:
+            raise AdapterFileError(f"{path} is larger than {limit} bytes; {raised('json_bytes')}")
+        data = json.loads(text.decode("utf-8"))
+    except AdapterFileError:
+        raise
+    except (ValueError, OSError, RecursionError) as error:
+        raise AdapterFileError(f"{path} cannot be read as JSON ({first_line(error)}); is it cut off?") from None
     if not isinstance(data, dict):
         raise AdapterFileError(f"{path} holds {type(data).__name__} instead of a JSON object.")
     return data
 
 
-def write_tensors(folder: Path, names: tuple[str, str], tensors: Mapping[str, Tensor], use_safetensors: bool) -> None:
+def write_tensors(
+    folder: Path,
+    names: tuple[str, str],
+    tensors: Mapping[str, Tensor],
+    use_safetensors: bool,
+    metadata: dict[str, str] | None = None,
+) -> None:
     """Write tensors atomically, and remove the file of the other format, which would be out of date.
 
     Args:
@@ -77,11 +82,13 @@ def write_tensors(folder: Path, names: tuple[str, str], tensors: Mapping[str, Te
         names: The file's name in safetensors and in PyTorch's format.
         tensors: The tensors by name. Two names may share one tensor.
         use_safetensors: Which format.
+        metadata: What a file of safetensors says besides.
     """
-    empty = [key for key, tensor in tensors.items() if tensor.is_meta or tensor.numel() == 0]
+    empty = [key for key, tensor in tensors.items() if tensor.is_meta or tensor.numel() == 0 or _is_divided(tensor)]
     if empty:
         raise AdapterFileError(
-            f"Not saved: {', '.join(empty)} hold no numbers here (sharded over processes, or on the meta device)."
+            f"Not saved: {', '.join(empty)} hold no numbers here (sharded over processes, or on the meta device). With "
+            "FSDP, save within `with adapters.training.gathered(model)`, which all processes enter."
         )
     detached: dict[str, Tensor] = {}
     seen: set[int] = set()
@@ -90,43 +97,39 @@ def write_tensors(folder: Path, names: tuple[str, str], tensors: Mapping[str, Te
         detached[key] = plain.clone() if plain.data_ptr() in seen else plain  # safetensors refuses shared memory
         seen.add(plain.data_ptr())
     safe, unsafe = folder / names[0], folder / names[1]
-    if use_safetensors:
-        atomically(safe, lambda temporary: save_file(detached, temporary))
-    else:
-        atomically(unsafe, lambda temporary: torch.save(detached, temporary))
-    (unsafe if use_safetensors else safe).unlink(missing_ok=True)
+    with transactions.together(folder):
+        if use_safetensors:
+            transactions.write(safe, lambda temporary: save_file(detached, temporary, metadata))
+        else:
+            transactions.write(unsafe, lambda temporary: torch.save(detached, temporary))
+        transactions.remove(unsafe if use_safetensors else safe)
+
+
+def _is_divided(tensor: Tensor) -> bool:
+    """Whether a process holds a part of a tensor only."""
+    tensors = sys.modules.get("torch.distributed.tensor")
+    return tensors is not None and isinstance(tensor.data, tensors.DTensor)
 
 
 def read_tensors(folder: Path, names: tuple[str, str], safetensors_only: bool = False) -> dict[str, Tensor]:
     """Read tensors to the CPU: safetensors if there are any, else PyTorch's format, weights only.
 
     Raises:
-        AdapterFileError: no file is there, or it is cut off, or holds anything but tensors.
+        AdapterFileError: no file is there, or it is cut off, or too large, or holds anything but tensors.
     """
-    safe, unsafe = folder / names[0], folder / names[1]
-    try:
-        if safe.is_file():
-            return load_file(safe)
-        if unsafe.is_file() and not safetensors_only:
-            data = torch.load(unsafe, map_location="cpu", weights_only=True)
-            if isinstance(data, dict) and all(isinstance(t, Tensor) for t in data.values()):
-                return data
-            raise AdapterFileError(f"{unsafe} does not hold tensors by name.")
-    except AdapterFileError:
-        raise
-    except SafetensorError as error:
-        raise AdapterFileError(f"{safe} cannot be read ({error}); is it cut off?") from None
-    except Exception as error:  # torch.load raises whatever it meets in a broken file
-        raise AdapterFileError(
-            f"{unsafe} cannot be read as weights ({type(error).__name__}: {str(error).partition(chr(10))[0]})."
-        ) from None
+    safe = located(folder / names[0])
+    if safe is not None:
+        return weights.read_safetensors(safe)
+    unsafe = located(folder / names[1])
+    if unsafe is not None and not safetensors_only:
+        return weights.read_pytorch(unsafe)
     wanted = names[0] if safetensors_only else f"{names[0]} or {names[1]}"
     raise AdapterFileError(f"There is no {wanted} in {folder}{_contents(folder)}")
 
 
 def has_weights(folder: Path, names: tuple[str, str]) -> bool:
     """Whether one of the files is there."""
-    return any((folder / name).is_file() for name in names)
+    return any(located(folder / name) is not None for name in names)
 
 
 def _contents(folder: Path) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,9 @@ from ..configuration import AdapterConfig, ConfigUnion
 from ..methods import AdapterModule, updated
 from ..methods.fusion import Fusion
 from ..registry import Adapter, AdapterRegistry
+from .building import check_size, to_be_filled
+from .errors import AdapterMismatchError as AdapterMismatchError
+from .errors import LoadReport, read_from
 from .files import (
     ADAPTER_CONFIG,
     ADAPTER_WEIGHTS,
@@ -23,14 +26,21 @@ from .files import (
     write_json,
     write_tensors,
 )
-from .keys import aliases, matched
+from .keys import aliases, matched, under_former_names
+from .older import check_release, config_for_1_3, tensors_for_1_3
+from .transactions import together
 
 # Before files had a version, `gelu` meant today's `gelu_new`.
 _RENAMED_ACTIVATIONS = {"gelu": "gelu_new", "gelu_orig": "gelu"}
 
-
-class AdapterMismatchError(AdapterFileError):
-    """The tensors of a file are not those of the adapter; the message lists all differences."""
+# Of the first release. What it said of fusions with an adapter means nothing for the adapter.
+_RENAMED_FIELDS = {
+    "LN_before": "ln_before",
+    "LN_after": "ln_after",
+    "MH_Adapter": "mh_adapter",
+    "Output_Adapter": "output_adapter",
+}
+_OF_FUSION = {"attention_type", "new_attention_norm"}
 
 
 def save(
@@ -39,6 +49,7 @@ def save(
     base_path: str,
     facts: Mapping[str, Any],
     use_safetensors: bool = True,
+    release: str | None = None,
 ) -> None:
     """Write an adapter to a folder, which is made if it is not there.
 
@@ -48,10 +59,22 @@ def save(
         base_path: Path of the base model in the model, "" if they are one.
         facts: The further entries of `adapter_config.json`.
         use_safetensors: Whether to write safetensors, or PyTorch's format.
+        release: "1.3" to write what that release of AdapterHub's library reads.
+
+    Raises:
+        ValueError: that release does not have such adapters.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    write_tensors(folder, ADAPTER_WEIGHTS, named_tensors(adapter, base_path), use_safetensors)
-    write_json(folder / ADAPTER_CONFIG, {**facts, "config": adapter.config.to_dict(), "name": adapter.name})
+    config, tensors = adapter.config.to_dict(), named_tensors(adapter, base_path)
+    check_release(release)
+    if release is not None:
+        model_type = str(facts.get("model_type"))
+        config = config_for_1_3(adapter.config, model_type)
+        prefix = f"{base_path}." if base_path else ""
+        modules = {f"{prefix}{name}": module for name, module in named_modules(adapter, adapter.name).items()}
+        tensors = under_former_names(tensors_for_1_3(modules, tensors), prefix, model_type)
+    with together(folder):
+        write_tensors(folder, ADAPTER_WEIGHTS, tensors, use_safetensors)
+        write_json(folder / ADAPTER_CONFIG, {**facts, "config": config, "name": adapter.name})
 
 
 def load(
@@ -62,6 +85,7 @@ def load(
     config: AdapterConfig | None = None,
     leave_out: list[int] | None = None,
     safetensors_only: bool = False,
+    report: LoadReport | None = None,
 ) -> Adapter:
     """Read an adapter, built and filled but not yet added to the model.
 
@@ -73,12 +97,14 @@ def load(
         config: A configuration to use instead of the file's.
         leave_out: Further layers to leave out.
         safetensors_only: Whether files in PyTorch's format are refused.
+        report: Where to note tensors that are missing, unexpected or of another shape, instead of raising an error.
 
     Raises:
         AdapterFileError: a file is missing, cut off or of another kind.
         AdapterMismatchError: tensors are missing, unexpected or of another shape.
     """
-    data = read_json(folder / ADAPTER_CONFIG)
+    path = folder / ADAPTER_CONFIG
+    data = read_json(path)
     saved_name = data.get("name")
     if not isinstance(data.get("config"), (dict, str)) or not isinstance(saved_name, str):
         hint = (
@@ -86,24 +112,31 @@ def load(
             if "peft_type" in data
             else ""
         )
-        raise AdapterFileError(f"{folder / ADAPTER_CONFIG} has no 'config' and 'name'.{hint}")
+        raise AdapterFileError(f"{path} has no 'config' and 'name'.{hint}")
     tensors = read_tensors(folder, ADAPTER_WEIGHTS, safetensors_only)
+    version = data.get("version")
     if config is None:
-        config = AdapterConfig.load(updated_config(data["config"], data.get("version")))
+        with read_from(path):
+            config = AdapterConfig.load(updated_config(data["config"], version))
         added = registry.adapters.get(name or saved_name)
-        if added is not None and not str(data.get("version")).startswith("adapters.2"):
+        if added is not None and not str(version).startswith("adapters.2"):
             config = _as_added(config, added.config)
-    config = updated(config, data.get("version"), tensors.keys())
     left_out = leave_out or []
-    whole = config
+    with read_from(path):
+        config = whole = updated(config, version if isinstance(version, str) else None, tensors.keys())
     if left_out:
         config = config.without_layers(left_out, [layer.number for layer in registry.anatomy.layers])
-    adapter = registry.build(name or saved_name, config, is_filled=True)
+    with read_from(path):
+        with to_be_filled(wholly=True):
+            check_size(path, data["config"], tensors, lambda: registry.build("x", whole, is_filled=True).parameters())
+        with to_be_filled(wholly=report is None):
+            adapter = registry.build(name or saved_name, config, is_filled=report is None)
     # Layers that are left out only now are in the file, and are no surprise there.
     optional = _names_of_layers(registry, saved_name, whole, left_out) if left_out else set()
     modules = named_modules(adapter, saved_name)
-    tensors = in_todays_form(modules, matched(tensors, aliases(modules), model_type))
-    fill(modules, tensors, str(folder), optional)
+    with read_from(folder):
+        tensors = in_todays_form(modules, matched(tensors, aliases(modules), model_type))
+    fill(modules, tensors, str(folder), optional, report)
     return adapter
 
 
@@ -111,7 +144,7 @@ def updated_config(config: Mapping[str, Any] | str, version: str | None) -> Mapp
     """A configuration as a file holds it, in today's words."""
     if isinstance(config, str):
         return config
-    updated = dict(config)
+    updated = {_RENAMED_FIELDS.get(name, name): value for name, value in config.items() if name not in _OF_FUSION}
     if "invertible_adapter" in updated:  # before release 2 of adapter-transformers
         invertible = updated.pop("invertible_adapter") or {}
         updated["inv_adapter"] = invertible.get("block_type")
@@ -155,9 +188,17 @@ def fill(
     modules: Mapping[str, nn.Module],
     tensors: Mapping[str, Tensor],
     source: str,
-    optional: set[str] = frozenset(),  # type: ignore[assignment]
+    optional: Set[str] = frozenset(),
+    report: LoadReport | None = None,
 ) -> None:
     """Copy tensors into modules, all or none.
+
+    Args:
+        modules: The modules, by the prefix of their tensors' names.
+        tensors: The tensors of a file.
+        source: The file, for messages.
+        optional: Prefixes of tensors that may be there without a parameter.
+        report: Where to note differences instead of raising an error. Those that fit are copied then.
 
     Raises:
         AdapterMismatchError: tensors are missing, unexpected or of another shape.
@@ -170,18 +211,37 @@ def fill(
         if first_names[name := f"{prefix}.{inner}"] == name
     }
     by_first = {first_names[name]: tensor for name, tensor in tensors.items() if name in first_names}
-    missing = [name for name in parameters if name not in by_first]
-    unexpected = [name for name in tensors if name not in first_names and not any(map(name.startswith, optional))]
-    misshapen = [
-        f"{name}: {tuple(by_first[name].shape)} in the file, {tuple(p.shape)} in the model"
-        for name, p in parameters.items()
-        if name in by_first and by_first[name].shape != p.shape
-    ]
-    if missing or unexpected or misshapen:
-        raise AdapterMismatchError(_differences(source, missing, unexpected, misshapen))
+    wrong = {
+        name: _described(by_first[name], parameter)
+        for name, parameter in parameters.items()
+        if name in by_first and not fits(by_first[name], parameter)
+    }
+    found = LoadReport(
+        missing=[name for name in parameters if name not in by_first],
+        unexpected=[name for name in tensors if name not in first_names and not any(map(name.startswith, optional))],
+        misshapen=[f"{name}: {text}" for name, text in wrong.items()],
+    )
+    if report is not None:
+        report.add(found)
+    elif found:
+        raise AdapterMismatchError(f"{source} does not fit this model, which is left as it was.\n{found}")
     with torch.no_grad():
         for name, parameter in parameters.items():
-            parameter.copy_(by_first[name])
+            if name in by_first and name not in wrong:
+                parameter.copy_(by_first[name])
+
+
+def fits(tensor: Tensor, parameter: Tensor) -> bool:
+    """Whether a tensor of a file can be copied into a parameter: the shapes agree, and both hold fractions, or neither.
+
+    Shape: any.
+    """
+    return tensor.shape == parameter.shape and tensor.is_floating_point() == parameter.is_floating_point()
+
+
+def _described(tensor: Tensor, parameter: Tensor) -> str:
+    kinds = (f" of {tensor.dtype}", f" of {parameter.dtype}") if tensor.shape == parameter.shape else ("", "")
+    return f"{tuple(tensor.shape)}{kinds[0]} in the file, {tuple(parameter.shape)}{kinds[1]} in the model"
 
 
 def in_todays_form(modules: Mapping[str, AdapterModule], tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -200,20 +260,8 @@ def in_todays_form(modules: Mapping[str, AdapterModule], tensors: Mapping[str, T
     return found
 
 
-def _differences(source: str, missing: list[str], unexpected: list[str], misshapen: list[str]) -> str:
-    lines = [f"{source} does not fit this model, which is left as it was."]
-    for title, names in (("Missing", missing), ("Unexpected", unexpected), ("Of another shape", misshapen)):
-        if names:
-            lines.append(f"{title} ({len(names)}):")
-            lines += [f"  {name}" for name in names]
-    if missing and all("shared_parameters" in name for name in missing):
-        lines.append(
-            "AdapterHub's adapters 1.3 lost shared parameters when it saved plain base models such as BertModel."
-        )
-    return "\n".join(lines)
-
-
 def _names_of_layers(registry: AdapterRegistry, name: str, whole: AdapterConfig, layers: list[int]) -> set[str]:
     """The prefixes of the tensors that an adapter has in some layers, if none are left out."""
-    left = [p for p in registry.build(name, whole, is_filled=True).placements if p.layer in layers]
+    with to_be_filled(wholly=True):
+        left = [p for p in registry.build(name, whole, is_filled=True).placements if p.layer in layers]
     return set(named_modules(Adapter(name, whole, tuple(left)), name))

@@ -31,11 +31,12 @@ def read(folder: Path) -> tuple[AdapterCompositionBlock, HeadSetup]:
         setup = parse_composition(AdapterCompositionBlock.from_dict(data["adapter_setup"]))
         if isinstance(heads, Mapping):
             heads = AdapterCompositionBlock.from_dict(dict(heads))
-    except (KeyError, ValueError, TypeError, AttributeError, IndexError) as error:
+    except (KeyError, ValueError, TypeError, AttributeError, IndexError, RecursionError) as error:
         raise AdapterFileError(f"{folder / SETUP_CONFIG} holds no setup of adapters: {error!r}.") from None
     if setup is None or not setup.flatten():
         raise AdapterFileError(f"{folder / SETUP_CONFIG} holds a setup without adapters.")
-    if heads is not None and not isinstance(heads, (bool, str, list, AdapterCompositionBlock)):
+    is_list = isinstance(heads, list) and all(isinstance(name, str) for name in heads)
+    if heads is not None and not is_list and not isinstance(heads, (bool, str, AdapterCompositionBlock)):
         raise AdapterFileError(f"{folder / SETUP_CONFIG}: head_setup is {heads!r}; it should name heads.")
     return setup, heads
 

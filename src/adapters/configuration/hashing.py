@@ -26,8 +26,8 @@ _LATER_DEFAULTS: dict[str, Any] = {
 }
 
 
-# What AdapterHub does not know, and where it is the empty value that says something: DiReFT is no NoReFT.
-_FULL_DEFAULT = {"subtract_projection": True}
+# What AdapterHub does not know, and where it is the empty value that says something: DiReFT is no NoReFT …
+_FULL_DEFAULT = {"subtract_projection": True, "scale_bias": True}
 
 
 def _without_empty(value: Any) -> Any:

@@ -50,6 +50,10 @@ class LoRAConfig(AdapterConfig):
             paths.
         rank_pattern: Rank by end of path, where it is not `r`.
         alpha_pattern: alpha by end of path, where it is not `alpha`.
+        scale_inputs_of: With `scale`, ends of the paths of matrices whose inputs are scaled instead of their outputs:
+            y = s · W (b ⊙ x), as PEFT's IA³ has it in `feedforward_modules`.
+        scale_bias: Whether DoRA scales the bias of a layer too, as AdapterHub's adapters do; in the paper, and in PEFT,
+            it stays.
 
     Raises:
         AdapterConfigError: a value has no meaning.
@@ -76,13 +80,15 @@ class LoRAConfig(AdapterConfig):
     target_modules: Sequence[str] | str | None = new_field(None)
     rank_pattern: Mapping[str, int] = new_field({})
     alpha_pattern: Mapping[str, float] = new_field({})
+    scale_inputs_of: Sequence[str] = new_field([])
+    scale_bias: bool = new_field(True)
 
     def __post_init__(self) -> None:
-        for name in ("leave_out", "attn_matrices", "target_modules", "rank_pattern", "alpha_pattern"):
+        lists = ("leave_out", "attn_matrices", "target_modules", "scale_inputs_of")
+        for name in (*lists, "rank_pattern", "alpha_pattern"):
             object.__setattr__(self, name, copy.deepcopy(self[name]))  # what was given may be changed later
-        require_booleans(
-            self, ("selfattn_lora", "intermediate_lora", "output_lora", "use_gating", "use_dora", "use_rslora")
-        )
+        switches = ("selfattn_lora", "intermediate_lora", "output_lora", "use_gating", "use_dora", "use_rslora")
+        require_booleans(self, (*switches, "scale_bias"))
         require_common(self)
         require(is_count(self.r), self, "r", "a whole number above 0")
         require(is_positive(self.alpha), self, "alpha", "a number above 0")
@@ -123,6 +129,11 @@ class LoRAConfig(AdapterConfig):
             require(self.r == 1 and not self.rank_pattern, self, "r", "1 with composition_mode='scale'")
             require(not self.use_dora, self, "use_dora", "False with composition_mode='scale'")
             require(not self.is_vera, self, "vera_d", "None with composition_mode='scale'")
+        are_names = not isinstance(self.scale_inputs_of, str) and all(isinstance(n, str) for n in self.scale_inputs_of)
+        require(are_names, self, "scale_inputs_of", "a list of names of modules")
+        if self.scale_inputs_of:
+            require(self.composition_mode == "scale", self, "scale_inputs_of", "empty without composition_mode='scale'")
+            require(not self.use_gating, self, "use_gating", "False with scale_inputs_of")
         if self.is_vera:
             require(self.vera_d is not None and self.vera_b is not None, self, "vera_b", "a number if vera_d is one")
             require(not self.rank_pattern, self, "rank_pattern", "empty with VeRA, whose matrices are shared")

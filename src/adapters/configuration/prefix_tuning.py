@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from dataclasses import dataclass, field
 
-from .base import AdapterConfig, register_method, register_preset
+from .base import AdapterConfig, new_field, register_method, register_preset
 from .checks import ACTIVATIONS, choices, is_activation, is_count, require, require_booleans, require_common
 
 
@@ -29,6 +29,8 @@ class PrefixTuningConfig(AdapterConfig):
             Generation with a cache calls the model with one token at a time, so its text is then another.
         shared_gating: Whether keys and values have one gate.
         init_weights_seed: Seed for the initial weights; the global generator's state is left as it was.
+        counts_positions: Whether prefixes have the first P positions, and text begins at position P, as in PEFT. In
+            AdapterHub's adapters text begins at position 0.
 
     Raises:
         AdapterConfigError: a value has no meaning.
@@ -46,10 +48,12 @@ class PrefixTuningConfig(AdapterConfig):
     use_gating: bool = False
     shared_gating: bool = True
     init_weights_seed: int | None = None
+    counts_positions: bool = new_field(False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "leave_out", copy.deepcopy(self.leave_out))  # what was given may be changed later
         require_booleans(self, ("encoder_prefix", "cross_prefix", "flat", "use_gating", "shared_gating"))
+        require_booleans(self, ("counts_positions",))
         require_common(self)
         for name in ("prefix_length", "bottleneck_size"):
             require(is_count(self[name]), self, name, "a whole number above 0")

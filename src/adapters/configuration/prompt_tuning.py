@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .base import AdapterConfig, register_method, register_preset
-from .checks import choices, is_count, require, require_common
+from .base import AdapterConfig, new_field, register_method, register_preset
+from .checks import choices, is_count, require, require_booleans, require_common
 
 _INITS = ("random_uniform", "from_string")
 _PLACES = ("prefix", "prefix_after_bos")
@@ -29,6 +29,9 @@ class PromptTuningConfig(AdapterConfig):
         prompt_init_text: A text; the model must know its tokenizer by its name, or the tokenizer is loaded from it.
         combine: `prefix` (before all positions) or `prefix_after_bos` (behind the first one).
         init_weights_seed: Seed for the initial weights; the global generator's state is left as it was.
+        counts_positions: Whether a prompt is put among the embeddings of tokens in every model, and text begins at
+            position P, as in PEFT. In the encoders that AdapterHub's adapters had prompts for (BERT and its like) it
+            is put behind positions and norm by default.
 
     Raises:
         AdapterConfigError: a value has no meaning.
@@ -40,9 +43,11 @@ class PromptTuningConfig(AdapterConfig):
     prompt_init_text: str | None = None
     combine: str = "prefix"
     init_weights_seed: int | None = None
+    counts_positions: bool = new_field(False)
 
     def __post_init__(self) -> None:
         require_common(self)
+        require_booleans(self, ("counts_positions",))
         require(is_count(self.prompt_length), self, "prompt_length", "a whole number above 0")
         require(self.prompt_init in _INITS, self, "prompt_init", choices(_INITS))
         needs_text = self.prompt_init == "from_string"

@@ -8,18 +8,13 @@ from typing import Any
 
 from torch import nn
 
+from .adding_new import AddsNewHeads
 from .base import PredictionHead, label_map
 from .custom import register
 
 
-class AddsHeads(nn.Module):
+class AddsHeads(AddsNewHeads):
     """What models with flexible heads offer to add some. Every method makes the new head the active one."""
-
-    @abstractmethod
-    def add_prediction_head_from_config(
-        self, head_name: str, config: Mapping[str, Any], overwrite_ok: bool = False, set_active: bool = True
-    ) -> None:
-        """Add a head from what `head_config.json` holds of one."""
 
     @abstractmethod
     def add_prediction_head(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 from torch import Tensor, nn
@@ -26,6 +26,9 @@ class HeadInputs:
         pooled: What the base model's own pooler makes of it, if it has one. Shape: (B, D).
         outputs: All outputs of the base model.
         attention_mask: Which tokens are no padding, if the model was given that. Shape: (B, T).
+        items: The number of labels in all batches of a training step, if these are several; see `losses.py`.
+        texts: How many texts N there are for each row of inputs of shape (B, N, T), which gives B·N rows here.
+        call: What the base model was called with, for heads that say `reads_call`.
     """
 
     hidden: Tensor
@@ -33,6 +36,9 @@ class HeadInputs:
     pooled: Tensor | None
     outputs: ModelOutput
     attention_mask: Tensor | None = None
+    items: Tensor | int | None = None
+    texts: int | None = None
+    call: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def tokens(self) -> int | None:
@@ -62,8 +68,17 @@ class PredictionHead(nn.Sequential):
     further_inputs: tuple[str, ...] = ()
     """Names of arguments of the model's call, besides labels, that the head asks for."""
 
-    rows_of_label = 1
-    """How many rows of the base model belong to one label."""
+    rows_of_label: int | None = 1
+    """How many rows of the base model belong to one label; None for N of inputs of shape (B, N, T)."""
+
+    reads_call = False
+    """Whether `forward` takes `call`: what the base model was called with, by the names of its arguments."""
+
+    generates = False
+    """Whether texts are generated with it."""
+
+    accepts_loss_kwargs = False
+    """Whether `forward` takes `num_items_in_batch`, by which the Trainer of transformers wants the loss divided."""
 
     def __init__(self, name: str) -> None:
         super().__init__()
@@ -72,7 +87,7 @@ class PredictionHead(nn.Sequential):
         """What `head_config.json` holds of the head."""
 
     def build(self, model: nn.Module) -> None:
-        """Make the layers that `config` describes: `layers` linear ones, the last one for `num_labels` labels.
+        """Make the layers that `config` describes: `layers` linear ones, the last for `num_labels` labels, or 1.
 
         `activation_function` is between them; `bias` and `dropout_prob` can be left out.
 
@@ -82,7 +97,7 @@ class PredictionHead(nn.Sequential):
         config, size = self.config, hidden_size(model)
         for step in linear_layers(
             size,
-            1 if "num_choices" in config else config["num_labels"],
+            1 if "num_choices" in config else config.get("num_labels", 1),
             config["layers"],
             config.get("activation_function"),
             config.get("bias", True),
@@ -104,12 +119,17 @@ class PredictionHead(nn.Sequential):
 class TaskHead(PredictionHead):
     """A head of this library: it predicts from `HeadInputs`."""
 
+    accepts_loss_kwargs = True
+
     def forward(  # type: ignore[override]
         self,
         outputs: ModelOutput,
         cls_output: Tensor | None = None,
         attention_mask: Tensor | None = None,
         return_dict: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+        texts_per_row: int | None = None,
+        call: Mapping[str, Any] | None = None,
         **labels: Any,
     ) -> Any:
         """The prediction.
@@ -119,12 +139,17 @@ class TaskHead(PredictionHead):
             cls_output: One vector per row; by default that of the first token. Shape: (B, D).
             attention_mask: Which tokens are no padding. Shape: (B, T).
             return_dict: Whether to give a `ModelOutput`, or a tuple.
+            num_items_in_batch: The number of labels in all batches of a training step, if these are several.
+            texts_per_row: How many texts N there are for each row of inputs of shape (B, N, T).
+            call: What the base model was called with.
             **labels: What `get_label_names` names, and `further_inputs`.
         """
         hidden = outputs[0]
         sentence = hidden[:, 0] if cls_output is None else cls_output
         pooled = outputs.get("pooler_output") if isinstance(outputs, Mapping) else None
-        result = self.predict(HeadInputs(hidden, sentence, pooled, outputs, attention_mask), labels)
+        inputs = HeadInputs(hidden, sentence, pooled, outputs, attention_mask)
+        inputs = replace(inputs, items=num_items_in_batch, texts=texts_per_row, call=call or {})
+        result = self.predict(inputs, labels)
         return result if return_dict else result.to_tuple()
 
     def predict(self, inputs: HeadInputs, labels: Mapping[str, Tensor]) -> ModelOutput:

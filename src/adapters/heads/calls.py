@@ -26,6 +26,9 @@ def predictions(
     labels: Mapping[str, Any],
     batch: int,
     return_dict: bool,
+    items: Tensor | int | None = None,
+    texts: int | None = None,
+    call: Mapping[str, Any] | None = None,
 ) -> Any:
     """What heads predict.
 
@@ -40,6 +43,9 @@ def predictions(
             the names of heads.
         batch: B.
         return_dict: Whether to give outputs with names, or tuples.
+        items: The number of labels in all batches of a training step, if these are several.
+        texts: How many texts N there are for each row of inputs of shape (B, N, T).
+        call: What the base model was called with.
 
     Raises:
         ValueError: the labels do not fit.
@@ -49,22 +55,62 @@ def predictions(
     _check_names(labels, used)
     found: list[Any] = []
     for number, (head, rows) in enumerate(zip(used, chosen, strict=True)):
-        own = _labels_of(labels, number, head, rows, len(used), total, batch)
+        rows_of_label = texts or 1 if head.rows_of_label is None else head.rows_of_label
+        own = _labels_of(labels, number, head, rows, rows_of_label, len(used), total, batch)
         found.append(
             head(
                 outputs=selected(outputs, rows.rows, total, batch),
                 cls_output=selected(sentence, rows.rows, total, batch),
                 attention_mask=selected(attention_mask, rows.rows, total, batch),
-                return_dict=return_dict,
+                return_dict=return_dict or isinstance(head, TaskHead),
                 **own,
+                **_further(head, items, texts, bool(own)),
+                **_call_of(head, rows, total, batch, call or {}),
             )
         )
+    losses = [_loss(output, bool(labels)) for output in found]
+    if not return_dict:
+        found = [output.to_tuple() if isinstance(output, ModelOutput) else output for output in found]
     if is_single:
         return found[0]
     cache = outputs.get("past_key_values")  # of all rows: texts are generated with it
-    losses = [_loss(output, bool(labels)) for output in found]
     given = [loss for loss in losses if loss is not None]
     return MultiHeadOutput(found, sum(given[1:], start=given[0]) if given else None, cache, chosen)
+
+
+def _further(head: PredictionHead, items: Any, texts: int | None, has_labels: bool) -> dict[str, Any]:
+    """What heads are told that are made for it.
+
+    Raises:
+        ValueError: the loss of the head would not be what is asked for.
+    """
+    found: dict[str, Any] = {}
+    if head.rows_of_label is None:
+        found["texts_per_row"] = texts
+    if items is None or not has_labels:
+        return found
+    if not head.accepts_loss_kwargs and isinstance(head, TaskHead):
+        raise ValueError(
+            f"Head {head.name!r} ({head.config['head_type']}) is a module that gives its loss itself, and takes no "
+            "num_items_in_batch. A Trainer that is made while the head is active does not give it."
+        )
+    return {**found, "num_items_in_batch": items}
+
+
+def _call_of(head: PredictionHead, rows: HeadRows, total: int, batch: int, call: Mapping[str, Any]) -> dict[str, Any]:
+    """What the base model was called with, of the rows of a head that asks for it."""
+    if not head.reads_call:
+        return {}
+    return {"call": {name: selected(value, rows.rows, total, batch) for name, value in call.items()}}
+
+
+def labels_by_name(labels: Mapping[str, Any], heads: Iterable[str | None]) -> dict[str, Any]:
+    """Labels for some heads alone: tensors become dictionaries by the names of these heads."""
+    names = list(heads)
+    return {
+        key: {name: value for name in names if name is not None} if isinstance(value, Tensor) else value
+        for key, value in labels.items()
+    }
 
 
 def _loss(output: Any, has_labels: bool) -> Tensor | None:
@@ -94,7 +140,14 @@ def _check_names(labels: Mapping[str, Any], heads: Sequence[PredictionHead]) -> 
 
 
 def _labels_of(
-    labels: Mapping[str, Any], number: int, head: PredictionHead, rows: HeadRows, count: int, total: int, batch: int
+    labels: Mapping[str, Any],
+    number: int,
+    head: PredictionHead,
+    rows: HeadRows,
+    k: int,
+    count: int,
+    total: int,
+    batch: int,
 ) -> dict[str, Any]:
     """The labels of one head: of its rows, if there are labels of all rows."""
     own: dict[str, Any] = {}
@@ -110,7 +163,7 @@ def _labels_of(
                 )
             value = value[number]
         if isinstance(value, Tensor) and value.ndim:
-            value = _selected_labels(name, value, rows, head.rows_of_label, total, batch)
+            value = _selected_labels(name, value, rows, k, total, batch)
         if value is not None:
             own[name] = value
     return own

@@ -12,7 +12,7 @@ from transformers.modeling_outputs import MultipleChoiceModelOutput
 from transformers.utils.generic import ModelOutput
 
 from .base import HeadInputs, TaskHead, label_map, output_like, vector_of_row
-from .classification import check_shape
+from .losses import classes, cross_entropy
 
 
 class MultipleChoiceHead(TaskHead):
@@ -61,7 +61,7 @@ class MultipleChoiceHead(TaskHead):
         Raises:
             ValueError: the rows are not those of N choices, or the labels have another shape than (B,).
         """
-        count = self.rows_of_label
+        count: int = self.config["num_choices"]
         scores = self.apply_layers(vector_of_row(self, inputs))
         if scores.shape[0] % count:
             raise ValueError(
@@ -71,6 +71,6 @@ class MultipleChoiceHead(TaskHead):
         logits = scores.view(-1, count)
         loss = None
         if "labels" in labels:
-            check_shape(self, labels["labels"], tuple(logits.shape[:1]))
-            loss = nn.functional.cross_entropy(logits, labels["labels"].view(-1))
+            wanted = classes(self, labels["labels"], tuple(logits.shape[:1]), logits)
+            loss = cross_entropy(logits, wanted.view(-1), inputs.items)
         return output_like(MultipleChoiceModelOutput, inputs, loss=loss, logits=logits)

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from transformers.modeling_outputs import Seq2SeqSequenceClassifierOutput, SequenceClassifierOutput
 from transformers.utils.generic import ModelOutput
 
-from .base import HeadInputs, PredictionHead, TaskHead, is_pair, label_map, output_like, vector_of_row
+from .base import HeadInputs, TaskHead, is_pair, label_map, output_like, vector_of_row
+from .losses import Items, loss_of_labels, loss_of_multilabels
 
 
 class ClassificationHead(TaskHead):
@@ -65,12 +66,12 @@ class ClassificationHead(TaskHead):
             ValueError: the labels have another shape than the kind of classification needs.
         """
         logits = self.apply_layers(vector_of_row(self, inputs))
-        loss = self._loss(logits, labels["labels"]) if "labels" in labels else None
+        loss = self._loss(logits, labels["labels"], inputs.items) if "labels" in labels else None
         result_class = Seq2SeqSequenceClassifierOutput if is_pair(inputs) else SequenceClassifierOutput
         return output_like(result_class, inputs, loss=loss, logits=logits)
 
-    def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        return loss_of_labels(self, logits, labels)
+    def _loss(self, logits: Tensor, labels: Tensor, items: Items) -> Tensor:
+        return loss_of_labels(self, logits, labels, items)
 
 
 class MultiLabelClassificationHead(ClassificationHead):
@@ -78,28 +79,5 @@ class MultiLabelClassificationHead(ClassificationHead):
 
     head_type = "multilabel_classification"
 
-    def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        return loss_of_multilabels(self, logits, labels)
-
-
-def loss_of_labels(head: PredictionHead, logits: Tensor, labels: Tensor) -> Tensor:
-    """Cross-entropy, or the mean squared error of one score. Shapes: (B, C), (B,) to ()."""
-    check_shape(head, labels, tuple(logits.shape[:1]))
-    if logits.shape[-1] == 1:
-        return nn.functional.mse_loss(logits.view(-1), labels.view(-1).to(logits.dtype))
-    return nn.functional.cross_entropy(logits, labels.view(-1))
-
-
-def loss_of_multilabels(head: PredictionHead, logits: Tensor, labels: Tensor) -> Tensor:
-    """Binary cross-entropy. Shapes: (B, C), (B, C) to ()."""
-    check_shape(head, labels, tuple(logits.shape))
-    return nn.functional.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype))
-
-
-def check_shape(head: PredictionHead, labels: Tensor, wanted: tuple[int, ...]) -> None:
-    """Raise a ValueError for labels of another shape."""
-    if tuple(labels.shape) not in (wanted, (*wanted, 1)):
-        raise ValueError(
-            f"Head {head.name!r} ({head.config['head_type']}) needs labels of shape {wanted}, not "
-            f"{tuple(labels.shape)}."
-        )
+    def _loss(self, logits: Tensor, labels: Tensor, items: Items) -> Tensor:
+        return loss_of_multilabels(self, logits, labels, items)

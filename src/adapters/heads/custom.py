@@ -54,6 +54,8 @@ class ModuleHead(TaskHead):
         module: The module.
     """
 
+    accepts_loss_kwargs = False
+
     def __init__(self, name: str, head_type: str, config: Mapping[str, Any], module: nn.Module) -> None:
         super().__init__(name)
         self.config = {**config, "head_type": head_type}

@@ -12,7 +12,7 @@ from transformers.modeling_outputs import ImageClassifierOutput
 from transformers.utils.generic import ModelOutput
 
 from .base import HeadInputs, TaskHead, label_map, output_like, vector_of_row
-from .classification import loss_of_labels, loss_of_multilabels
+from .losses import loss_of_labels, loss_of_multilabels
 
 
 class ImageClassificationHead(TaskHead):
@@ -68,5 +68,5 @@ class ImageClassificationHead(TaskHead):
         """
         logits = self.apply_layers(vector_of_row(self, inputs))
         loss_of = loss_of_multilabels if self.config["multilabel"] else loss_of_labels
-        loss = loss_of(self, logits, labels["labels"]) if "labels" in labels else None
+        loss = loss_of(self, logits, labels["labels"], inputs.items) if "labels" in labels else None
         return output_like(ImageClassifierOutput, inputs, loss=loss, logits=logits)

@@ -14,7 +14,7 @@ from transformers.utils.generic import ModelOutput
 
 from ..methods.layers import Activation
 from .base import HeadInputs, TaskHead, dropout_of, hidden_size, initialise, output_like
-from .classification import check_shape
+from .losses import classes, cross_entropy
 from .tagging import of_inputs
 
 
@@ -24,6 +24,8 @@ class LanguageModelHead(TaskHead):
     Its last layer is the input embeddings' weight where the model's configuration says `tie_word_embeddings`.
     Invertible adapters are inverted before it.
     """
+
+    generates = True
 
     def build(self, model: nn.Module) -> None:
         """Make the layers that `config` describes."""
@@ -38,7 +40,7 @@ class LanguageModelHead(TaskHead):
             if config["activation_function"]:
                 self.append(Activation(config["activation_function"]))
             if config["layer_norm"]:
-                self.append(nn.LayerNorm(inner, eps=_epsilon(model)))
+                self.append(nn.LayerNorm(inner, eps=norm_epsilon(model)))
         self.append(nn.Linear(size if config["layers"] == 1 else inner, config["vocab_size"], bias=config["bias"]))
         initialise(self, model)
         self.train(model.training)
@@ -55,17 +57,21 @@ class LanguageModelHead(TaskHead):
         for module in self._before_last:
             hidden = module(hidden)
         result: Tensor = self[-1](hidden)
+        if "logit_scale" in self.config:
+            result = result * self.config["logit_scale"]
+        if "logit_softcap" in self.config:
+            result = (result / self.config["logit_softcap"]).tanh() * self.config["logit_softcap"]
         return result
 
     def _loss(self, logits: Tensor, inputs: HeadInputs, labels: Mapping[str, Tensor]) -> Tensor | None:
         """The cross-entropy over tokens whose label is not -100."""
         if "labels" not in labels:
             return None
-        own, wanted = of_inputs(logits, inputs), labels["labels"]
-        check_shape(self, wanted, tuple(own.shape[:2]))
+        own = of_inputs(logits, inputs)
+        wanted = classes(self, labels["labels"], tuple(own.shape[:2]), logits).view(own.shape[:2])
         if self.config["shift_labels"]:
             own, wanted = own[:, :-1], wanted[:, 1:]
-        return nn.functional.cross_entropy(own.flatten(0, 1).float(), wanted.flatten())
+        return cross_entropy(own.flatten(0, 1).float(), wanted.flatten(), inputs.items)
 
 
 class BertStyleMaskedLMHead(LanguageModelHead):
@@ -83,6 +89,8 @@ class BertStyleMaskedLMHead(LanguageModelHead):
         layer_norm: Whether there is a norm between them.
         bias: Whether the last layer has a bias.
         shift_labels: Whether each token predicts the next one.
+        logit_scale: What logits are multiplied by, in models that do so.
+        logit_softcap: c of c tanh(logits / c), which bounds logits in models that do so.
     """
 
     def __init__(
@@ -96,6 +104,8 @@ class BertStyleMaskedLMHead(LanguageModelHead):
         layer_norm: bool = True,
         bias: bool = True,
         shift_labels: bool = False,
+        logit_scale: float | None = None,
+        logit_softcap: float | None = None,
     ) -> None:
         super().__init__(head_name)
         self.config = {
@@ -109,6 +119,7 @@ class BertStyleMaskedLMHead(LanguageModelHead):
             "shift_labels": shift_labels,
             "label2id": None,
         }
+        self.config |= _bounds(logit_scale, logit_softcap)
         self.build(model)
 
     def predict(self, inputs: HeadInputs, labels: Mapping[str, Tensor]) -> ModelOutput:
@@ -134,6 +145,8 @@ class CausalLMHead(LanguageModelHead):
         bias: Whether the last layer has a bias.
         shift_labels: Whether each token predicts the next one.
         dropout_prob: Dropout before each layer but the last one.
+        logit_scale: What logits are multiplied by, in models that do so.
+        logit_softcap: c of c tanh(logits / c), which bounds logits in models that do so.
     """
 
     def __init__(
@@ -148,6 +161,8 @@ class CausalLMHead(LanguageModelHead):
         bias: bool = False,
         shift_labels: bool = True,
         dropout_prob: float | None = None,
+        logit_scale: float | None = None,
+        logit_softcap: float | None = None,
     ) -> None:
         super().__init__(head_name)
         self.config = {
@@ -162,6 +177,7 @@ class CausalLMHead(LanguageModelHead):
             "label2id": None,
             "dropout_prob": dropout_prob,
         }
+        self.config |= _bounds(logit_scale, logit_softcap)
         self.build(model)
 
     def predict(self, inputs: HeadInputs, labels: Mapping[str, Tensor]) -> ModelOutput:
@@ -186,6 +202,8 @@ class Seq2SeqLMHead(LanguageModelHead):
         layer_norm: Whether there is a norm between them.
         bias: Whether the last layer has a bias.
         shift_labels: Whether each label is that of the token before.
+        logit_scale: What logits are multiplied by, in models that do so.
+        logit_softcap: c of c tanh(logits / c), which bounds logits in models that do so.
     """
 
     def __init__(
@@ -198,6 +216,8 @@ class Seq2SeqLMHead(LanguageModelHead):
         layer_norm: bool = False,
         bias: bool = False,
         shift_labels: bool = False,
+        logit_scale: float | None = None,
+        logit_softcap: float | None = None,
     ) -> None:
         super().__init__(head_name)
         self.config = {
@@ -210,6 +230,7 @@ class Seq2SeqLMHead(LanguageModelHead):
             "shift_labels": shift_labels,
             "label2id": None,
         }
+        self.config |= _bounds(logit_scale, logit_softcap)
         self.build(model)
 
     def predict(self, inputs: HeadInputs, labels: Mapping[str, Tensor]) -> ModelOutput:
@@ -218,13 +239,32 @@ class Seq2SeqLMHead(LanguageModelHead):
         return output_like(Seq2SeqLMOutput, inputs, loss=self._loss(logits, inputs, labels), logits=logits)
 
 
+def _bounds(scale: float | None, softcap: float | None) -> dict[str, float]:
+    """What a configuration says of logits, if there is anything to say: release 1.3 does not know it."""
+    return {key: value for key, value in (("logit_scale", scale), ("logit_softcap", softcap)) if value is not None}
+
+
+def ties_embeddings(config: Any) -> bool:
+    """Whether a model's last layer is its input embeddings, as its configuration says."""
+    return bool(getattr(config.get_text_config(), "tie_word_embeddings", getattr(config, "tie_word_embeddings", False)))
+
+
+def embeddings_of(model: nn.Module) -> nn.Module | None:
+    """The input embeddings of a model, if it has some."""
+    try:
+        return cast("nn.Module | None", cast(Any, model).get_input_embeddings())
+    except NotImplementedError:  # it reads characters, or images
+        return None
+
+
 def _vocabulary(model: nn.Module) -> tuple[int, int]:
     """Number of tokens V, and size E of their embeddings."""
     weight = cast(Any, model).get_input_embeddings().weight
     return int(cast(Any, model).config.get_text_config().vocab_size), int(weight.shape[1])
 
 
-def _epsilon(model: nn.Module) -> float:
+def norm_epsilon(model: nn.Module) -> float:
+    """The epsilon of the norms in heads."""
     return float(getattr(cast(Any, model).config, "layer_norm_eps", None) or 1e-12)
 
 

@@ -14,6 +14,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from ..checkpoints.building import check_size, to_be_filled
+from ..checkpoints.errors import AdapterMismatchError, LoadReport, read_from
 from ..checkpoints.files import (
     HEAD_CONFIG,
     HEAD_WEIGHTS,
@@ -25,9 +27,12 @@ from ..checkpoints.files import (
     write_tensors,
 )
 from ..checkpoints.keys import aliases, matched
-from ..checkpoints.native import fill
+from ..checkpoints.native import fill, fits
+from ..checkpoints.transactions import located, together
+from ..registry import AdapterDict
 from . import HEADS, PredictionHead, label_map
 from .custom import CUSTOM_HEADS, custom_head
+from .static import base_children
 from .support import check_supported
 
 
@@ -91,10 +96,10 @@ def save_head(
     head: nn.Module, name: str, config: Mapping[str, Any], folder: Path, facts: Mapping[str, Any], use_safetensors: bool
 ) -> None:
     """Write a head to a folder, in the layout of AdapterHub."""
-    folder.mkdir(parents=True, exist_ok=True)
     tensors = {f"heads.{name}.{key}": tensor for key, tensor in head.state_dict().items()}
-    write_tensors(folder, HEAD_WEIGHTS, tensors, use_safetensors)
-    write_json(folder / HEAD_CONFIG, {**facts, "config": dict(config), "name": name})
+    with together(folder):
+        write_tensors(folder, HEAD_WEIGHTS, tensors, use_safetensors)
+        write_json(folder / HEAD_CONFIG, {**facts, "config": dict(config), "name": name})
 
 
 def load_head(
@@ -103,39 +108,71 @@ def load_head(
     name: str | None,
     id2label: Mapping[int, str] | None = None,
     safetensors_only: bool = False,
+    report: LoadReport | None = None,
 ) -> tuple[str, PredictionHead]:
     """Read a head, built and filled but not yet added to a model.
+
+    Args:
+        model: The model.
+        folder: The folder.
+        name: The name to give; by default the one in the file.
+        id2label: Other labels.
+        safetensors_only: Whether files in PyTorch's format are refused.
+        report: Where to note tensors that are missing, unexpected or of another shape, instead of raising an error.
 
     Raises:
         AdapterFileError: a file is missing, cut off, or holds another head.
     """
-    data = read_json(folder / HEAD_CONFIG)
+    path = folder / HEAD_CONFIG
+    data = read_json(path)
     config, saved_name = data.get("config"), data.get("name")
     if not isinstance(config, dict) or not isinstance(saved_name, str):
         raise AdapterFileError(f"{folder} holds the head of a static class, {data.get('model_class')}.")
     if id2label is not None:
         config = {**config, "label2id": label_map(config.get("num_labels", len(id2label)), id2label)}
-    head = build_head(model, name or saved_name, config)
     tensors = read_tensors(folder, HEAD_WEIGHTS, safetensors_only)
+    with read_from(path):
+        is_own = config.get("head_type") in CUSTOM_HEADS
+        with to_be_filled(wholly=True):
+            check_size(path, config, tensors, lambda: build_head(model, "x", config).parameters())
+        with to_be_filled(wholly=report is None and not is_own):
+            head = build_head(model, name or saved_name, config)
     modules = {f"heads.{saved_name}": head}
-    fill(modules, matched(tensors, aliases(modules), ""), str(folder))
+    fill(modules, matched(tensors, aliases(modules), ""), str(folder), report=report)
     return name or saved_name, head
 
 
-def holds_flexible_head(folder: Path) -> bool:
-    """Whether a folder has a head that can be added to a model with flexible heads."""
-    return (
-        (folder / HEAD_CONFIG).is_file()
-        and has_weights(folder, HEAD_WEIGHTS)
-        and bool(read_json(folder / HEAD_CONFIG).get("config"))
-    )
+def holds_head(folder: Path) -> bool:
+    """Whether a folder has a head."""
+    return located(folder / HEAD_CONFIG) is not None and has_weights(folder, HEAD_WEIGHTS)
 
 
 def static_head_parameters(model: nn.Module, base: nn.Module) -> dict[str, Tensor]:
     """The parameters and buffers of a model outside its base model, without those tied to the base model's."""
+    if model is base:  # it may hold the parts of a base model, as T5's classes do
+        return _beside(model)
     outside = _outside(model, base, "")
     inside = {id(p) for p in base.parameters()} | {id(b) for b in base.buffers()} if outside else set()
     return {name: tensor for name, tensor in outside.items() if id(tensor) not in inside}
+
+
+def _beside(model: nn.Module) -> dict[str, Tensor]:
+    """The parameters and buffers of those parts that the base class for the model's configuration does not have."""
+    config = getattr(model, "config", None)
+    if config is None:
+        return {}
+    children = base_children(model, model)
+    if not children or children >= model._modules.keys():
+        return {}
+    inside = {id(t) for name, part in model.named_children() if name in children for t in part.parameters()}
+    parts = {name: part for name, part in model.named_children() if name not in children and not _has_adapters(part)}
+    state = {f"{name}.{key}": t for name, part in parts.items() for key, t in part.state_dict(keep_vars=True).items()}
+    return {name: tensor for name, tensor in state.items() if id(tensor) not in inside}
+
+
+def _has_adapters(part: nn.Module) -> bool:
+    """Whether a part of a model is what holds adapters of the whole model (VeRA's matrices, prefixes, prompts)."""
+    return any(isinstance(module, AdapterDict) for module in part.modules())
 
 
 def _outside(module: nn.Module, base: nn.Module, prefix: str) -> dict[str, Tensor]:
@@ -159,25 +196,31 @@ def save_static_head(
 ) -> None:
     """Write the head of a static class, if it has parameters of its own."""
     parameters = static_head_parameters(model, base)
-    if parameters:
+    if not parameters:
+        return
+    with together(folder):
         write_tensors(folder, HEAD_WEIGHTS, parameters, use_safetensors)
         write_json(folder / HEAD_CONFIG, {**facts, **labels, "config": None, "name": None})
 
 
-def read_static_head(model: nn.Module, base: nn.Module, folder: Path, safetensors_only: bool) -> dict[str, Tensor]:
+def read_static_head(
+    model: nn.Module, base: nn.Module, folder: Path, safetensors_only: bool, report: LoadReport | None = None
+) -> dict[str, Tensor]:
     """The tensors of a static head that fit the model, or none if it is that of another class.
 
     Raises:
         AdapterFileError: the file is of this class, and its tensors do not fit.
     """
-    if not (folder / HEAD_CONFIG).is_file() or not has_weights(folder, HEAD_WEIGHTS):
+    if located(folder / HEAD_CONFIG) is None or not has_weights(folder, HEAD_WEIGHTS):
         return {}
     data = read_json(folder / HEAD_CONFIG)
     if data.get("config") is not None or data.get("model_class") != type(model).__name__:
         return {}
     own, tensors = static_head_parameters(model, base), read_tensors(folder, HEAD_WEIGHTS, safetensors_only)
-    wrong = sorted(n for n in own if n in tensors and tensors[n].shape != own[n].shape)
-    missing = sorted(own.keys() - tensors.keys())
-    if wrong or missing:
-        raise AdapterFileError(f"The head in {folder} does not fit: missing {missing}, of another shape {wrong}.")
-    return {name: tensors[name] for name in own}
+    wrong = [n for n in own if n in tensors and not fits(tensors[n], own[n])]
+    found = LoadReport(missing=sorted(own.keys() - tensors.keys()), misshapen=sorted(wrong))
+    if report is not None:
+        report.add(found)
+    elif found:
+        raise AdapterMismatchError(f"The head in {folder} does not fit this model, which is left as it was.\n{found}")
+    return {name: tensors[name] for name in own if name in tensors and name not in wrong}

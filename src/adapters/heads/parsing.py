@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from transformers.utils.generic import ModelOutput
 
 from .base import HeadInputs, TaskHead, dropout_of, hidden_size, label_map, output_like
+from .losses import IGNORED, Items, classes, cross_entropy
 
 
 @dataclass
@@ -125,20 +126,22 @@ class BiaffineParsingHead(TaskHead):
         with_root = torch.cat([hidden[:, :1], words], dim=1)
         arcs = self.biaffine_arcs(words, with_root).squeeze(-1)
         relations = self.biaffine_rels(words, with_root)
-        loss = self._loss(arcs, relations, labels["labels_arcs"], labels["labels_rels"]) if len(labels) == 3 else None
+        loss = None
+        if len(labels) == 3:
+            arc, relation = (classes(self, labels[name], shape, arcs) for name in self.get_label_names())
+            loss = self._loss(arcs, relations, arc, relation, inputs.items)
         return output_like(DependencyParsingOutput, inputs, loss=loss, rel_preds=relations, arc_preds=arcs)
 
-    def _loss(self, arcs: Tensor, relations: Tensor, labels_arcs: Tensor, labels_rels: Tensor) -> Tensor:
+    def _loss(self, arcs: Tensor, relations: Tensor, labels_arcs: Tensor, labels_rels: Tensor, items: Items) -> Tensor:
         is_word = labels_arcs >= 0
         if self.pad_token_id is not None:
             is_word &= (labels_arcs != self.pad_token_id) | (labels_arcs < 0).any()
-        wanted = labels_arcs.masked_fill(~is_word, -100)
+        wanted = labels_arcs.masked_fill(~is_word, IGNORED)
         heads = labels_arcs.clamp_min(0)[:, :, None, None].expand(-1, -1, 1, relations.shape[-1])
         of_heads = relations.gather(2, heads).squeeze(2)
-        relation = labels_rels.masked_fill(~is_word, -100)
-        cross_entropy = nn.functional.cross_entropy
-        return cross_entropy(arcs.flatten(0, 1), wanted.flatten()) + cross_entropy(
-            of_heads.flatten(0, 1), relation.flatten()
+        relation = labels_rels.masked_fill(~is_word, IGNORED)
+        return cross_entropy(arcs.flatten(0, 1), wanted.flatten(), items) + cross_entropy(
+            of_heads.flatten(0, 1), relation.flatten(), items
         )
 
 

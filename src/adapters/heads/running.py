@@ -22,10 +22,10 @@ from ..model import ModelAdaptersMixin
 from ..registry import AdapterDict
 from ..runtime.calls import Generation
 from ..runtime.hooks import Routing
-from . import LABELS, LanguageModelHead, Seq2SeqLMHead, TaskHead
-from .calls import predictions
+from . import LABELS, LanguageModelHead, TaskHead
+from .calls import labels_by_name, predictions
 from .rows import Heads, assigned, heads_of, names_in_use
-from .sentences import flattened, inputs_for, sentences, shifted_right, start_token
+from .sentences import flattened, hidden_scale, inputs_for, sentences, texts_per_row
 
 
 class RunsHeads(ModelAdaptersMixin, GenerationMixin):
@@ -45,7 +45,7 @@ class RunsHeads(ModelAdaptersMixin, GenerationMixin):
                 kwargs["head"] = self._own_heads(context.adapter_setup, None)
         return super().__call__(*args, **kwargs)
 
-    def forward(self, *args: Any, head: Heads = None, **kwargs: Any) -> Any:
+    def forward(self, *args: Any, head: Heads = None, output_all_logits: bool = False, **kwargs: Any) -> Any:
         """The base model, then the heads.
 
         >>> model(**batch, labels=labels).loss
@@ -54,6 +54,8 @@ class RunsHeads(ModelAdaptersMixin, GenerationMixin):
         Args:
             *args: What the base model takes.
             head: A head, or several, instead of the active ones; an empty list for the outputs of the base model.
+            output_all_logits: Whether every head of the model predicts, for every row. Labels that are one tensor are
+                those of the heads that are in use without this.
             **kwargs: What the base model takes, and labels: `labels`, `start_positions` … (see the heads). If there are
                 several heads, a tensor of labels is for all of them (each takes those of its rows), a list has one
                 for each head, and a dictionary has them by the names of heads.
@@ -61,10 +63,12 @@ class RunsHeads(ModelAdaptersMixin, GenerationMixin):
         Raises:
             ValueError: there is no such head, or labels do not fit.
         """
-        labels = self._taken_labels(kwargs)
+        items, labels = kwargs.pop("num_items_in_batch", None), self._taken_labels(kwargs)
         lanes = self._routing_in_use().lanes
         tasks = call.task_ids if lanes is not None and (call := lanes.ongoing.get()) is not None else None
         heads = self._heads_in_use(tasks) if head is None else head
+        if output_all_logits:
+            labels, heads = labels_by_name(labels, names_in_use(heads, tasks)), list(self.heads)
         if heads is None or (not isinstance(heads, str) and not len(heads)):
             if labels:
                 raise ValueError(f"{', '.join(labels)} given, but no head is active. {self._which_heads()}")
@@ -73,20 +77,21 @@ class RunsHeads(ModelAdaptersMixin, GenerationMixin):
             if name is None or name not in self.heads:
                 raise ValueError(f"There is no head {name!r}, of the heads in use: {heads!r}. {self._which_heads()}")
         return_dict = kwargs.pop("return_dict", None) is not False
+        texts = texts_per_row(args, kwargs)
         args, kwargs = flattened(args, kwargs)
         if self.config.is_encoder_decoder and len(args) < 3 and kwargs.get("decoder_input_ids") is None:
             wanted = labels.get("labels")
-            is_generated = any(isinstance(self._head(str(name)), Seq2SeqLMHead) for name in names_in_use(heads, tasks))
+            is_generated = any(self._head(str(name)).generates for name in names_in_use(heads, tasks))
             if is_generated and isinstance(wanted, torch.Tensor):
                 kwargs["decoder_input_ids"] = inputs_for(wanted, self._adapter_registry.base)
             elif kwargs.get("decoder_inputs_embeds") is None:
                 input_ids = args[0] if args else kwargs["input_ids"]
-                kwargs["decoder_input_ids"] = shifted_right(input_ids, start_token(self.config))
+                kwargs["decoder_input_ids"] = inputs_for(input_ids, self._adapter_registry.base)
         outputs = self._adapter_registry.base(*args, **kwargs, return_dict=True)
         given = inspect.signature(self._adapter_registry.base.forward).bind_partial(*args, **kwargs).arguments
         channels = lanes.plan.channels if lanes is not None else 1
         rows = outputs[0].shape[0]
-        chosen = assigned(heads, rows, channels, tasks)
+        chosen = assigned(heads, rows, 1 if output_all_logits else channels, tasks)
         sentence = None
         if not all(isinstance(self._head(str(head.name)), LanguageModelHead) for head in chosen):
             sentence = sentences(self.config, self.is_causal_model, outputs, given)
@@ -100,6 +105,9 @@ class RunsHeads(ModelAdaptersMixin, GenerationMixin):
             labels,
             rows // channels,
             return_dict,
+            items,
+            texts,
+            given,
         )
 
     def forward_head(
@@ -109,6 +117,7 @@ class RunsHeads(ModelAdaptersMixin, GenerationMixin):
         cls_output: Tensor | None = None,
         attention_mask: Tensor | None = None,
         return_dict: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
         **labels: Any,
     ) -> Any:
         """What heads make of outputs of the base model.
@@ -123,6 +132,7 @@ class RunsHeads(ModelAdaptersMixin, GenerationMixin):
                 Shape: (B, D).
             attention_mask: Which tokens are no padding. Shape: (B, T).
             return_dict: Whether to give outputs with names, or tuples.
+            num_items_in_batch: The number of labels in all batches of a training step, if these are several.
             **labels: Labels, as in `forward`.
 
         Raises:
@@ -148,6 +158,7 @@ class RunsHeads(ModelAdaptersMixin, GenerationMixin):
             {name: value for name, value in labels.items() if value is not None},
             rows,
             return_dict,
+            num_items_in_batch,
         )
 
     @classmethod
@@ -160,7 +171,7 @@ class RunsHeads(ModelAdaptersMixin, GenerationMixin):
         heads = kwargs.get("head") or self._active_head
         own = [name for name in head_names(heads) if name in self.heads]  # those of an AdapterSetup are checked later
         for name in own:
-            if isinstance(self._head(name), TaskHead) and not isinstance(self._head(name), LanguageModelHead):
+            if isinstance(self._head(name), TaskHead) and not self._head(name).generates:
                 raise ValueError(
                     f"Head {name!r} ({self._head(name).config['head_type']}) does not generate texts. "
                     + self._which_heads()
@@ -176,11 +187,14 @@ class RunsHeads(ModelAdaptersMixin, GenerationMixin):
     def _taken_labels(self, kwargs: dict[str, Any]) -> dict[str, Any]:
         """Take what is meant for heads out of the arguments of a call."""
         names = LABELS
+        base = self._adapter_registry.base
+        if "return_loss" in kwargs and "return_loss" in inspect.signature(base.forward).parameters:
+            names = LABELS - {"return_loss"}  # it is the base model that compares images with texts
         if any(
             not isinstance(self._head(name), TaskHead) for name in self.heads
         ):  # those of users take all that is left
-            known = {*inspect.signature(self._adapter_registry.base.forward).parameters, *_OF_EVERY_MODEL}
-            names = LABELS | (kwargs.keys() - known)
+            known = {*inspect.signature(base.forward).parameters, *_OF_EVERY_MODEL}
+            names = names | (kwargs.keys() - known)
         found = {name: kwargs.pop(name) for name in names & kwargs.keys()}
         return {name: value for name, value in found.items() if value is not None}
 
@@ -211,13 +225,10 @@ class RunsHeads(ModelAdaptersMixin, GenerationMixin):
         )
 
     def _scaled(self, outputs: Any) -> Any:
-        """T5's tied embeddings expect smaller hidden states; AdapterHub's models without a head give them so."""
-        config = self.config
-        if config.model_type != "t5":
+        scale = hidden_scale(self.config)
+        if scale == 1.0:
             return outputs
-        if not getattr(config, "scale_decoder_outputs", config.tie_word_embeddings):  # newer releases tie always
-            return outputs
-        hidden = outputs[0] * config.d_model**-0.5
+        hidden = outputs[0] * scale
         if isinstance(outputs, tuple):
             return (hidden, *outputs[1:])
         outputs["last_hidden_state"] = hidden

@@ -5,6 +5,7 @@ Shapes: B rows, T tokens, D hidden size.
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import sys
 from collections.abc import Mapping
@@ -50,6 +51,18 @@ def sentences(config: Any, is_causal: bool, outputs: ModelOutput, given: Mapping
     return hidden[:, -1]
 
 
+def hidden_scale(config: Any) -> float:
+    """What the last hidden states are multiplied by before heads: T5's tied embeddings expect smaller ones.
+
+    AdapterHub's models do so, with and without a head.
+    """
+    if config.model_type != "t5":
+        return 1.0
+    # newer releases tie always
+    is_scaled = getattr(config, "scale_decoder_outputs", config.tie_word_embeddings)
+    return float(config.d_model**-0.5) if is_scaled else 1.0
+
+
 def last_positions(hidden: Tensor, chosen: Tensor) -> Tensor:
     """The hidden state at the last chosen position of each row, on whichever side the padding is.
 
@@ -81,6 +94,11 @@ def inputs_for(labels: Tensor, base: nn.Module) -> Tensor:
     own = vars(sys.modules[type(base).__module__]).get("shift_tokens_right")
     if own is not None and len(inspect.signature(own).parameters) == 2:
         return cast(Tensor, own(labels, padding))
+    for name in ("_shift_right", "prepare_decoder_input_ids_from_labels"):
+        shift = getattr(type(base), name, None)
+        if shift is not None:
+            with contextlib.suppress(ValueError, AttributeError):  # T5's method, without a token to start with
+                return cast(Tensor, shift(base, labels))
     shifted = shifted_right(labels, start_token(config))
     return shifted.masked_fill(shifted == -100, padding)
 
@@ -104,17 +122,23 @@ def start_token(config: Any) -> int:
 _OF_TOKENS = ("input_ids", "attention_mask", "token_type_ids", "position_ids")
 
 
-def flattened(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """The arguments of a call with the choices of each row as rows. Shape: (B, N, T) to (B·N, T)."""
+def texts_per_row(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> int | None:
+    """How many texts N each row of the inputs has, of shape (B, N, T); None for inputs of shape (B, T)."""
     input_ids = args[0] if args else kwargs.get("input_ids")
+    if isinstance(input_ids, Tensor) and input_ids.ndim == 3 and not input_ids.is_floating_point():
+        return input_ids.shape[1]
     embeds = kwargs.get("inputs_embeds")
-    has_choices = isinstance(input_ids, Tensor) and input_ids.ndim == 3 and not input_ids.is_floating_point()
-    if not has_choices and not (isinstance(embeds, Tensor) and embeds.ndim == 4):
+    return embeds.shape[1] if isinstance(embeds, Tensor) and embeds.ndim == 4 else None
+
+
+def flattened(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The arguments of a call with the texts of each row as rows. Shape: (B, N, T) to (B·N, T)."""
+    if texts_per_row(args, kwargs) is None:
         return args, dict(kwargs)
     found = dict(kwargs)
     for name in _OF_TOKENS:
         if isinstance(found.get(name), Tensor) and found[name].ndim == 3:
             found[name] = found[name].flatten(0, 1)
-    if embeds is not None:
-        found["inputs_embeds"] = embeds.flatten(0, 1)
+    if found.get("inputs_embeds") is not None:
+        found["inputs_embeds"] = found["inputs_embeds"].flatten(0, 1)
     return tuple(a.flatten(0, 1) if isinstance(a, Tensor) and a.ndim == 3 else a for a in args), found

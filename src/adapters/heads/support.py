@@ -6,7 +6,7 @@ from typing import Any, cast
 
 from torch import nn
 
-_OF_IMAGES = frozenset({"image_classification"})
+_OF_IMAGES = frozenset({"image_classification", "embedding"})
 _OF_SPEECH = frozenset({"seq2seq_lm"})
 
 
@@ -18,6 +18,8 @@ def check_supported(model: nn.Module, head_type: str, is_causal: bool) -> None:
         head_type: The type of the head, one of this library.
         is_causal: Whether the tokens of the model see only those before them.
     """
+    if head_type == "static_class":  # the class itself says for which models it is
+        return
     reason = _refused(model, head_type, is_causal)
     if reason is not None:
         raise ValueError(
@@ -33,7 +35,7 @@ def _refused(model: nn.Module, head_type: str, is_causal: bool) -> str | None:
         return "it compares images with texts"
     if read == "pixel_values":
         return None if head_type in _OF_IMAGES else "it reads images; there is add_image_classification_head"
-    if head_type in _OF_IMAGES:
+    if head_type == "image_classification":
         return "it reads no images"
     if read != "input_ids":
         return None if head_type in _OF_SPEECH and is_pair else f"it reads {read}"

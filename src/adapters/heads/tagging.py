@@ -16,7 +16,7 @@ from transformers.modeling_outputs import (
 from transformers.utils.generic import ModelOutput
 
 from .base import HeadInputs, TaskHead, is_pair, label_map, output_like
-from .classification import check_shape
+from .losses import IGNORED, Items, classes, cross_entropy
 
 
 class TaggingHead(TaskHead):
@@ -65,12 +65,11 @@ class TaggingHead(TaskHead):
         loss = None
         if "labels" in labels:
             own = of_inputs(logits, inputs)
-            wanted = labels["labels"]
-            check_shape(self, wanted, tuple(own.shape[:2]))
+            wanted = classes(self, labels["labels"], tuple(own.shape[:2]), logits).view(own.shape[:2])
             mask = inputs.attention_mask
             if mask is not None and mask.shape == wanted.shape:
-                wanted = wanted.masked_fill(mask != 1, -100)
-            loss = nn.functional.cross_entropy(own.flatten(0, 1), wanted.flatten())
+                wanted = wanted.masked_fill(mask != 1, IGNORED)
+            loss = cross_entropy(own.flatten(0, 1).float(), wanted.flatten(), inputs.items)
         return output_like(TokenClassifierOutput, inputs, loss=loss, logits=logits)
 
 
@@ -129,7 +128,7 @@ class QuestionAnsweringHead(TaskHead):
                 )
             offset = start.shape[1] - of_inputs(start, inputs).shape[1]
             losses = [
-                _position_loss(logits, labels[name], offset)
+                _position_loss(logits, classes(self, labels[name], (len(logits),), logits), offset, inputs.items)
                 for logits, name in ((start, "start_positions"), (end, "end_positions"))
             ]
             loss = (losses[0] + losses[1]) / 2
@@ -138,10 +137,10 @@ class QuestionAnsweringHead(TaskHead):
         return output_like(result_class, inputs, loss=loss, start_logits=start, end_logits=end)
 
 
-def _position_loss(logits: Tensor, positions: Tensor, offset: int) -> Tensor:
+def _position_loss(logits: Tensor, positions: Tensor, offset: int, items: Items) -> Tensor:
     length = logits.shape[1]
     wanted = (positions.view(-1) + offset).clamp(0, length)
-    return nn.functional.cross_entropy(logits, wanted, ignore_index=length)
+    return cross_entropy(logits, wanted, items, ignored=length)
 
 
 def of_inputs(x: Tensor, inputs: HeadInputs) -> Tensor:

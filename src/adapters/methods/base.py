@@ -237,6 +237,8 @@ class PrefixMap(AdapterModule, ABC):
     """Whether the prefix depends on the hidden states that the attention is called with."""
     length: int
     """Number of positions P."""
+    counts_positions: bool
+    """Whether they are the first P positions of the model, so that text begins at position P."""
 
     @property
     @abstractmethod

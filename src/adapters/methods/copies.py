@@ -168,6 +168,20 @@ def placed(twins: Mapping[str, ModuleTwin], container: str, anatomy: Anatomy) ->
 # -- finding --------------------------------------------------------------------------------------------------------
 
 
+def own_modules(module: nn.Module, without: nn.Module | None = None, path: str = "") -> Iterator[tuple[str, nn.Module]]:
+    """The modules of a model by their paths, itself included. Adapters are left out.
+
+    Args:
+        module: The model.
+        without: A module in it that is left out too.
+        path: Its path.
+    """
+    yield path, module
+    for name, child in module.named_children():
+        if child is not without and not isinstance(child, AdapterModule):
+            yield from own_modules(child, without, f"{path}.{name}" if path else name)
+
+
 def owners(module: nn.Module, path: str) -> Iterator[tuple[str, nn.Module]]:
     """The modules with parameters of their own in a module, itself included, by their paths. Adapters are left out."""
     if isinstance(module, AdapterModule):

@@ -1,7 +1,8 @@
 """DoRA (Liu et al. 2024, arXiv:2402.09353): a change of a weight, with the magnitudes of its rows learned apart.
 
 y = m ⊙ (W x + b + s · B A x) / ‖W + B A‖, with the norm of each row. As in AdapterHub's `adapters`, the norm is without
-s and the bias is scaled too: with alpha = r and no bias that is the formula of the paper.
+s and the bias is scaled too: with alpha = r and no bias that is the formula of the paper. With `scale_bias=False` the
+bias stays.
 
 Letters: I inputs, O outputs of the adapted matrix, R its adapted rows, n matrices that are one in the model, r rank.
 """

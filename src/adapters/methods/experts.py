@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from ..anatomy.matrices import ends_with
 from ..anatomy.parts import Experts, Matrix
 from ..configuration import AdapterConfigError, LoRAConfig
 from .base import AdapterModule, Placement
@@ -139,6 +140,11 @@ def experts_placements(config: LoRAConfig, targets: Sequence[Target], container:
     for path, group in groupby(targets, lambda target: target.matrix.path):
         found = list(group)
         _check(config, path)
+        inputs = [n for n in config.scale_inputs_of if any(ends_with(target.matrix.name, n) for target in found)]
+        if inputs:
+            raise AdapterConfigError(
+                f"scale_inputs_of names {inputs[0]!r}: of the experts in {path}, only outputs are scaled."
+            )
         location = found[0].location if len(found) == 1 else "experts_lora"
         layer, matrices = found[0].matrix.layer, tuple(target.matrix for target in found)
         yield Placement(path, container, location, layer, ExpertsAdapter(config, found), Experts(path, layer, matrices))

@@ -1,5 +1,7 @@
 """IA³ (Liu et al. 2022, arXiv:2205.05638): y = s · b ⊙ (W x), a learned scaling of what a layer computes.
 
+Of the matrices that `scale_inputs_of` names, the inputs are scaled: y = s · W (b ⊙ x), with the bias as it is.
+
 Letters: I inputs, O outputs of the adapted matrix, R its adapted rows, n matrices that are one in the model.
 """
 
@@ -10,11 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..configuration import LoRAConfig
+from ..configuration import AdapterConfigError, LoRAConfig
 from .kept import flows
 from .lora_inits import initialise
 from .stacked_matrices import RowMatrix
-from .targets import Target
+from .targets import AdaptedMatrix, Target
 
 
 class IA3(RowMatrix):
@@ -77,3 +79,37 @@ class IA3(RowMatrix):
         gates = self.gates(x)
         parts = [gates[..., n : n + 1] * b for n, b in enumerate(torch.split(self.lora_B.view(-1), self.sizes))]
         return self.spread(torch.cat(parts, dim=-1), 1.0, dim=-1)
+
+
+class InputScaling(AdaptedMatrix):
+    """A scaling of the inputs of a layer. Shape of the parameter: `lora_A` (1, I).
+
+    Args:
+        config: The configuration.
+        target: The matrix.
+
+    Raises:
+        AdapterConfigError: the matrix is an embedding, which has no inputs to scale.
+    """
+
+    def __init__(self, config: LoRAConfig, target: Target) -> None:
+        super().__init__(config, target)
+        if isinstance(target.module, nn.Embedding):
+            raise AdapterConfigError(
+                f"scale_inputs_of names {target.matrix.path}, an embedding, whose inputs are tokens."
+            )
+        self._module = (target.module,)  # in a tuple it is no module of the adapter
+        self.lora_A = nn.Parameter(torch.empty(1, self.in_features))
+        initialise(config.init_weights, self._parameters)  # type: ignore[arg-type]
+
+    def adapt(self, x: Tensor, y: Tensor) -> Tensor:
+        """See `LinearMap.adapt`: y + W ((s · b − 1) ⊙ x), so that what others have added stays."""
+        change = (self.scaling * self.lora_A.view(-1) - 1).to(x.dtype)
+        added: Tensor = self._module[0].forward(x * change)
+        bias = self._module[0]._parameters.get("bias")
+        changed = y + (added if bias is None else added - bias)
+        return changed if changed.dtype is y.dtype else changed.to(y.dtype)
+
+    def merged(self, weight: Tensor) -> Tensor:
+        """See `WeightMap.merged`."""
+        return weight * (self.scaling * self.lora_A).to(weight.dtype)

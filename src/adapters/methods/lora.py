@@ -13,11 +13,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
+from ..anatomy.matrices import ends_with
 from ..configuration import AdaLoRAConfig, LoRAConfig, MTLLoRAConfig
 from .adalora import AdaLoRA
 from .base import SharedParameters, WeightMap
 from .embedding_lora import EmbeddingLoRA
-from .ia3 import IA3
+from .ia3 import IA3, InputScaling
 from .lora_inits import DECOMPOSITIONS, initialise
 from .low_rank import LowRank
 from .mtl_lora import MTLLoRA
@@ -81,7 +82,8 @@ class LoRAMethod(MatrixMethod):
         if isinstance(config, AdaLoRAConfig):
             return AdaLoRA(config, target)
         if config.composition_mode == "scale":
-            return IA3(config, target)
+            are_inputs = any(ends_with(target.matrix.name, name) for name in config.scale_inputs_of)
+            return InputScaling(config, target) if are_inputs else IA3(config, target)
         if isinstance(target.module, nn.Embedding):
             return EmbeddingLoRA(config, target)
         if config.init_weights in DECOMPOSITIONS:

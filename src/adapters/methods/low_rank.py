@@ -6,6 +6,7 @@ Letters: I inputs, O outputs of the adapted matrix, R its adapted rows, n matric
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Hashable
 
 import torch
 from torch import Tensor
@@ -37,6 +38,8 @@ class LowRank(RowMatrix, ABC):
         self.dropout = config.dropout
         self.is_square = self.is_whole and self.in_features == self.out_features
         self.m = Magnitude(target) if config.use_dora else None
+        # A bias that the magnitudes leave alone is taken out before they scale, and put in again.
+        self._biased = (target.module,) if self.m is not None and not config.scale_bias else ()
         self.has_product, self.has_scale = True, self.m is not None
 
     @abstractmethod
@@ -52,6 +55,15 @@ class LowRank(RowMatrix, ABC):
     def all_sources(self) -> list[Tensor]:
         """See `RowMatrix.all_sources`."""
         return self.sources if self.m is None else [*self.sources, *self.m.sources]
+
+    def stack_key(self) -> Hashable:
+        """See `AdapterModule.stack_key`."""
+        return None if self.kept_bias is not None else super().stack_key()
+
+    @property
+    def kept_bias(self) -> Tensor | None:
+        """The bias of the layer, if there is one and it stays while all else is scaled. Shape: (O,)."""
+        return self._biased[0]._parameters.get("bias") if self._biased else None
 
     def terms(self) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         """See `RowMatrix.terms`."""
@@ -72,6 +84,7 @@ class LowRank(RowMatrix, ABC):
         operands = self.kept.get(sources, self._folded)
         a, b, scale, _ = operands
         is_plain = self.gate is None and not (self.training and self.dropout) and not torch.is_grad_enabled()
+        is_plain = is_plain and self.kept_bias is None
         if not is_plain or x.dtype is not a.dtype or y.dtype is not a.dtype or not y.is_contiguous():
             return self._changed(x, y, u, operands)
         # Nobody else has seen y yet, so without gradients it is changed in place.
@@ -94,7 +107,7 @@ class LowRank(RowMatrix, ABC):
 
     def merged_bias(self, bias: Tensor) -> Tensor:
         """See `WeightMap.merged_bias`."""
-        if self.m is None:
+        if self.m is None or self._biased:
             return bias
         return bias * self.m.scale(*self.factors()).to(bias.dtype)
 
@@ -106,9 +119,13 @@ class LowRank(RowMatrix, ABC):
 
     def _changed(self, x: Tensor, y: Tensor, u: Tensor | None, operands: Operands) -> Tensor:
         a, b, scale, s = operands
+        dtype = y.dtype
         h = self._reduced(x if u is None else u, x, a)
-        changed = torch.add(y if scale is None else y * scale, torch.matmul(h, b), alpha=s)
-        return changed if changed.dtype is y.dtype else changed.to(y.dtype)
+        if scale is not None:
+            bias = self.kept_bias
+            y = y * scale if bias is None else (y - bias) * scale + bias
+        changed = torch.add(y, torch.matmul(h, b), alpha=s)
+        return changed if changed.dtype is dtype else changed.to(dtype)
 
     def _computed(self) -> Operands:
         a, b = self.factors()

@@ -134,6 +134,7 @@ class Prefix(PrefixMap):
         self.number = number
         self.length = config.prefix_length
         self.reads_hidden = config.use_gating
+        self.counts_positions = config.counts_positions
         if config.use_gating:
             gates = 1 if config.shared_gating else 2
             self.weight = nn.Parameter(torch.randn(gates, size) * 0.02)

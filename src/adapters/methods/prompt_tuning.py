@@ -88,7 +88,7 @@ class PromptTuningMethod(Method):
 
     def place(self, config: PromptTuningConfig, anatomy: Anatomy, base: nn.Module) -> Iterable[Placement]:
         """See `Method.place`."""
-        point = input_embeddings(anatomy, base)
+        point = input_embeddings(anatomy, base, config.counts_positions)
         with seeded(config.init_weights_seed):
             module = Prompt(config, point.size, point.caller)
         return [Placement("", "prompt_tuning.prompt_tunings", "prompt", -1, module, point)]

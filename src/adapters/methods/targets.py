@@ -180,6 +180,7 @@ def targets_of(config: LoRAConfig, anatomy: Anatomy, base: nn.Module) -> list[Ta
     paths = [matrix.name for matrix, _, _ in found]
     require_hits("rank_pattern", config.rank_pattern, paths)
     require_hits("alpha_pattern", config.alpha_pattern, paths)
+    require_hits("scale_inputs_of", config.scale_inputs_of, paths)
     targets = []
     for matrix, location, parts in found:
         rank = value_at(matrix.name, config.rank_pattern, config.r)

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from .. import averaging, fusions, peft_library, sharing
 from ..composition import Fuse
-from ..configuration import AdapterConfig, FusionConfig
+from ..configuration import FusionConfig
 from ..fusions import FusionLike
+from ..hub.architectures import loaded
 from ..registry import Adapter
 from .activating import ActivatesAdapters
 from .base import check_name
@@ -45,6 +46,7 @@ class AddsAdapters(ActivatesAdapters):
         Args:
             adapter_name: A name without path separators.
             config: The name of a preset, a dictionary or a configuration, also one of `peft`; by default `seq_bn`.
+                `name@hub` is one that a hub keeps, see docs/hub.md.
             overwrite_ok: Whether an adapter of the same name may be replaced.
             set_active: Whether to activate it.
             layers: The layers to place it in, counted over all towers; by default all that the configuration names.
@@ -63,7 +65,7 @@ class AddsAdapters(ActivatesAdapters):
             raise ValueError(
                 f"There is an adapter named {adapter_name!r} already. Choose another name, or pass overwrite_ok=True."
             )
-        adapter = registry.build(adapter_name, AdapterConfig.load(config if config is not None else "seq_bn"), layers)
+        adapter = registry.build(adapter_name, loaded(config if config is not None else "seq_bn"), layers)
         self._attach(adapter, set_active)
 
     def _add_of_peft(self, name: str, config: Any, overwrite_ok: bool, set_active: bool, layers: object) -> None:

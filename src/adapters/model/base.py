@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+import hashlib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +12,11 @@ from torch import nn
 
 from .. import __version__ as VERSION
 from ..anatomy import AdapterModelInterface
+from ..checkpoints.errors import read_from
 from ..embeddings import LoadedEmbeddings
 from ..registry import AdapterRegistry
+
+_LONGEST_FILE_NAME = 255  # bytes
 
 
 class HoldsAdapters(nn.Module):
@@ -35,11 +40,18 @@ class HoldsAdapters(nn.Module):
         config = getattr(self, "config", None)
         return {
             "hidden_size": getattr(config, "hidden_size", None),
-            "model_class": type(self).__name__,
+            "model_class": _class_name(type(self)),
             "model_name": self.model_name,
             "model_type": self._model_type(),
             "version": f"adapters.{VERSION}",
         }
+
+
+def _class_name(model_class: type) -> str:
+    """The name of a model's class. FSDP puts a class of its own in front of it."""
+    first = model_class.__bases__[0]
+    is_divided = first.__module__.startswith("torch.distributed.")
+    return (model_class.__bases__[1] if is_divided else model_class).__name__
 
 
 def check_name(name: Any) -> None:
@@ -48,6 +60,43 @@ def check_name(name: Any) -> None:
         raise TypeError(f"The first argument is the name of the adapter, a string, not {type(name).__name__}.")
     if not name.strip() or "/" in name or "\\" in name or name in (".", "..") or "\0" in name:
         raise ValueError(f"{name!r} is no name for an adapter: it names a folder when saved, so no '/', '\\' or '..'.")
+
+
+def check_saved_name(name: str, folder: Path) -> None:
+    """Raise `AdapterFileError` for a name in a file that is none."""
+    with read_from(folder):
+        check_name(name)
+
+
+def folder_within(folder: Path, name: str) -> Path:
+    """The folder of an adapter, a fusion or a head within another. It has its name, as far as file systems allow."""
+    encoded = name.encode("utf-8", "surrogatepass")
+    if len(encoded) > _LONGEST_FILE_NAME:
+        digest = hashlib.sha256(encoded).hexdigest()[:16]
+        return folder / f"{encoded[: _LONGEST_FILE_NAME - 20].decode('utf-8', 'ignore')}~{digest}"
+    return folder / name
+
+
+@contextlib.contextmanager
+def all_or_none(registry: AdapterRegistry) -> Iterator[None]:
+    """Take back what a `with` block has attached, if it fails."""
+    adapters, fusions = dict(registry.adapters), dict(registry.fusions)
+    active, skip_layers = registry.active, registry.skip_layers
+    try:
+        yield
+    except BaseException:
+        for name in [name for name, fusion in registry.fusions.items() if fusions.get(name) is not fusion]:
+            registry.delete_fusion(name)
+        for name in [name for name, adapter in registry.adapters.items() if adapters.get(name) is not adapter]:
+            registry.delete(name)
+        for adapter in adapters.values():
+            if adapter.name not in registry.adapters:
+                registry.attach(adapter)
+        for fusion in fusions.values():
+            if fusion.name not in registry.fusions:
+                registry.attach_fusion(fusion)
+        registry.activate(active, skip_layers)
+        raise
 
 
 def folder_of(path: str | Path) -> Path:

@@ -26,11 +26,12 @@ from ..runtime.calls import Generation
 from ..runtime.hooks import ReplayedCheckpoint
 from .calls import CallsAdapters
 from .embeddings import NamesEmbeddings
+from .pushing import PushesAdapters
 from .showing import ShowsAdapters
 from .whole import SavesWhole
 
 
-class ModelAdaptersMixin(SavesWhole, ShowsAdapters, NamesEmbeddings, CallsAdapters):
+class ModelAdaptersMixin(SavesWhole, PushesAdapters, ShowsAdapters, NamesEmbeddings, CallsAdapters):
     """The methods that a model gets from `adapters.init`, or by being an `AutoAdapterModel`."""
 
     def __reduce_ex__(self, protocol: Any) -> Any:

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from .. import peft_library
 from ..checkpoints import native
-from ..configuration import AdapterConfig, get_adapter_config_hash
-from .base import check_name, folder_of, refuse_loaders
+from ..checkpoints.errors import LoadReport, Problems
+from ..checkpoints.transactions import together
+from ..checkpoints.whole import read_with_report
+from ..configuration import get_adapter_config_hash
+from ..hub.architectures import loaded
+from ..hub.huggingface import Access
+from ..hub.packing import ADAPTER
+from ..hub.resolve import Source, Wanted, resolve
+from ..interchange import peft_reading
+from ..interchange.peft_layout import peft_type_of
+from ..registry import Adapter
+from .base import all_or_none, check_name, check_saved_name, folder_of, folder_within, refuse_loaders
 from .own_head import HasHead
 from .spellings import also_by_transformers, without_adapter_type
 
@@ -25,8 +35,12 @@ class SavesAdapters(HasHead):
         meta_dict: Mapping[str, Any] | None = None,
         custom_weights_loaders: Sequence[Any] | None = None,
         use_safetensors: bool = True,
+        *,
+        for_release: str | None = None,
     ) -> None:
         """Write an adapter, and the head of its name, to a folder, in the layout of AdapterHub.
+
+        All files are written, or none: a process that is killed meanwhile leaves the old or the new ones.
 
         Args:
             save_directory: The folder; made if it is not there.
@@ -35,9 +49,12 @@ class SavesAdapters(HasHead):
             meta_dict: Further entries of `adapter_config.json`.
             custom_weights_loaders: Not supported; heads and adapters are all there is to save.
             use_safetensors: Whether to write safetensors, or PyTorch's format for older readers.
+            for_release: "1.3" for files that AdapterHub's `adapters` 1.3 reads. They are the same but for LoReFT, whose
+                files are much larger there, and for what that release does not have, which is an error.
 
         Raises:
             UnknownAdapterError: there is no such adapter.
+            ValueError: the adapter cannot be written for that release.
         """
         refuse_loaders(custom_weights_loaders)
         folder = folder_of(save_directory)
@@ -45,11 +62,11 @@ class SavesAdapters(HasHead):
             self._save_of_peft(adapter_name, folder, with_head, meta_dict, use_safetensors)
             return
         adapter = self._adapter_registry[adapter_name]
-        native.save(
-            adapter, folder, self._adapter_registry.base_path, {**self._facts(), **(meta_dict or {})}, use_safetensors
-        )
-        if with_head:
-            self._save_head_of(adapter_name, folder, use_safetensors)
+        facts = {**self._facts(), **(meta_dict or {})}
+        with together(folder):
+            native.save(adapter, folder, self._adapter_registry.base_path, facts, use_safetensors, for_release)
+            if with_head:
+                self._save_head_of(adapter_name, folder, use_safetensors)
 
     def _save_of_peft(
         self, name: str, folder: Path, with_head: bool, meta_dict: Mapping[str, Any] | None, use_safetensors: bool
@@ -70,15 +87,20 @@ class SavesAdapters(HasHead):
         meta_dict: Mapping[str, Any] | None = None,
         custom_weights_loaders: Sequence[Any] | None = None,
         use_safetensors: bool = True,
+        *,
+        for_release: str | None = None,
     ) -> None:
         """Write every adapter to a folder of its name within a folder. The arguments are those of `save_adapter`."""
-        for name in self._adapter_registry.peft.trained:
-            self.save_adapter(Path(save_directory) / name, name, with_head, meta_dict, custom_weights_loaders)
-        for name, adapter in self._adapter_registry.adapters.items():
-            facts = {"config_id": get_adapter_config_hash(adapter.config), **(meta_dict or {})}
-            self.save_adapter(
-                Path(save_directory) / name, name, with_head, facts, custom_weights_loaders, use_safetensors
-            )
+        folder = folder_of(save_directory)
+        with together(folder):
+            for name in self._adapter_registry.peft.trained:
+                self.save_adapter(folder_within(folder, name), name, with_head, meta_dict, custom_weights_loaders)
+            for name, adapter in self._adapter_registry.adapters.items():
+                facts = {"config_id": get_adapter_config_hash(adapter.config), **(meta_dict or {})}
+                inner = folder_within(folder, name)
+                self.save_adapter(
+                    inner, name, with_head, facts, custom_weights_loaders, use_safetensors, for_release=for_release
+                )
 
     @also_by_transformers
     @without_adapter_type
@@ -95,17 +117,33 @@ class SavesAdapters(HasHead):
         id2label: Mapping[int, str] | None = None,
         set_active: bool = False,
         use_safetensors: bool = False,
+        *,
+        hub: str | Path | None = None,
+        token: bool | str | None = None,
+        cache_dir: str | Path | None = None,
+        force_download: bool = False,
+        local_files_only: bool = False,
+        checksum: str | None = None,
+        strict: bool = True,
+        report: LoadReport | None = None,
     ) -> str:
-        """Add an adapter from a folder, with its head if there is one. An adapter of the same name is replaced.
+        """Add an adapter from a folder or a hub, with its head if there is one. One of the same name is replaced.
 
         >>> name = model.load_adapter("my_adapters/sentiment", set_active=True)
+        >>> name = model.load_adapter("AdapterHub/bert-base-uncased-pf-sst2")
+        >>> name = model.load_adapter("sentiment/sst-2@me", hub="my-hub")
 
         Args:
-            adapter_name_or_path: The folder. One of the `peft` library is handed over to it, if it is installed; its
-                files hold no name, so that the adapter is called "default" without `load_as`.
-            config: A configuration to use instead of the one in the folder.
-            version: Not supported yet: only folders are read.
-            model_name: Taken for compatibility: the model is this one.
+            adapter_name_or_path: A folder, a zip or tar archive or its address, a repository of the Hugging Face Hub,
+                or a name on another hub; docs/hub.md says in which order it is tried as which. Files of the `peft`
+                library are read as an adapter of this one (docs/peft.md); kinds that there is no method for here are
+                handed over to that library, if it is installed. These files hold no name, so that the adapter is called
+                "default" without `load_as`.
+            config: For a name on a hub, the configuration that is wanted of the adapters of this name. Else, a
+                configuration to use instead of the one in the folder. With one of `peft` (as of
+                `peft.PeftConfig.from_pretrained`) files of that library are handed over to it.
+            version: The version on a hub; on the Hugging Face Hub a branch, a tag or a commit.
+            model_name: The name by which a hub knows the model; by default the one that it was loaded by.
             load_as: Another name for it.
             with_head: Whether to add its head too.
             custom_weights_loaders: Not supported.
@@ -113,37 +151,75 @@ class SavesAdapters(HasHead):
             id2label: Other labels for the head.
             set_active: Whether to activate it.
             use_safetensors: Refuse files in PyTorch's format; by default safetensors are read where they are.
+            hub: Where to look the name up: the folder or the address of a hub, or "hf" for the Hugging Face Hub alone.
+            token: A token for the Hugging Face Hub.
+            cache_dir: Another folder for the cache of the Hugging Face Hub.
+            force_download: Download again what is in the cache.
+            local_files_only: Use what is in the cache, and nothing else.
+            checksum: The SHA-256 or SHA-1 of an archive, which is refused if it is another one.
+            strict: Whether tensors that are missing, unexpected or of another shape are an error. If not, what fits is
+                loaded, and the rest logged.
+            report: With `strict=False`, where the rest is noted.
 
         Returns:
             The name of the adapter.
 
         Raises:
+            HubError: no adapter, or more than one, has this name, or it cannot be downloaded.
             AdapterFileError: a file is missing, cut off or does not fit; the message says all that is wrong. The model
                 is then as it was.
         """
         refuse_loaders(custom_weights_loaders)
-        if version is not None:
-            raise NotImplementedError("version= belongs to adapters on a hub; only folders can be loaded yet.")
-        folder = Path(adapter_name_or_path).expanduser()
         if load_as is not None:
             check_name(load_as)
-        override = AdapterConfig.load(config) if config is not None else None
+        by_peft = peft_library.is_config(config)
+        config = loaded(config) if config is not None and not by_peft else None
+        found = resolve(
+            adapter_name_or_path,
+            Wanted(ADAPTER, model_name or self.model_name, config, version),
+            Source(hub, Access(token, cache_dir, force_download, local_files_only), checksum),
+        )
+        folder, override = found.folder, None if found.is_of_config else config
         registry = self._adapter_registry
-        if peft_library.is_folder(folder) and peft_library.is_installed():
+        kind = peft_type_of(folder)
+        if by_peft or (kind is not None and peft_library.takes(registry, kind)):
             name = load_as or "default"
-            attach_head = self._read_head(folder, name, id2label, use_safetensors) if with_head else None
-            self._load_of_peft(folder, name, config, leave_out)
+            if not strict:
+                raise ValueError(f"{folder} holds an adapter of peft, whose files have to fit: leave out strict=False.")
+            attach_head = self._read_head(folder, name, id2label, use_safetensors, None) if with_head else None
+            self._load_of_peft(folder, name, override, leave_out)
             if attach_head is not None:
                 attach_head()
             if set_active:
                 self.set_active_adapters(name)
             return name
-        adapter = native.load(
-            registry, folder, self._model_type(), load_as, override, leave_out, safetensors_only=use_safetensors
-        )
-        check_name(adapter.name)
-        attach_head = self._read_head(folder, adapter.name, id2label, use_safetensors) if with_head else None
-        self._attach(adapter, set_active=False)
+
+        def read(found: LoadReport | None) -> tuple[Adapter, Callable[[], None] | None]:
+            problems, attach_head, name = Problems(), None, load_as
+            with problems.noted():
+                adapter = native.load(
+                    registry, folder, self._model_type(), load_as, override, leave_out, use_safetensors, found
+                )
+                check_saved_name(adapter.name, folder)
+                name = adapter.name
+            with problems.noted():
+                attach_head = self._read_head(folder, name, id2label, use_safetensors, found) if with_head else None
+            problems.check()
+            return adapter, attach_head
+
+        def read_peft(found: LoadReport | None) -> tuple[Adapter, Callable[[], None] | None]:
+            if override is not None:
+                raise ValueError(f"{folder} holds an adapter of PEFT, which is read with its own configuration.")
+            name, left_out = load_as or "default", leave_out or []
+            one = peft_reading.load(registry, folder, self._model_type(), name, left_out, use_safetensors, found)
+            if not with_head:
+                return one.adapter, None
+            own = self._read_head(folder, name, id2label, use_safetensors, found)
+            return one.adapter, own or self._head_of_peft(name, one.head, one.options, id2label)
+
+        adapter, attach_head = read_with_report(folder, strict, report, read if kind is None else read_peft)
+        with all_or_none(registry):
+            self._attach(adapter, set_active=False)
         if attach_head is not None:
             attach_head()
         if set_active:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,17 @@ from .. import __version__ as VERSION
 from .. import fusions
 from ..checkpoints import fusions as fusion_files
 from ..checkpoints import native, setups
+from ..checkpoints.errors import LoadReport, Problems
+from ..checkpoints.transactions import together
+from ..checkpoints.whole import read_with_report
 from ..composition import AdapterCompositionBlock, Fuse, SetupLike, parse_composition
 from ..fusions import FusionLike
-from .base import check_name, folder_of, refuse_loaders
+from ..hub.huggingface import Access
+from ..hub.packing import FUSION, SETUP
+from ..hub.resolve import Source, Wanted, resolve
+from ..methods.fusion import Fusion
+from ..registry import Adapter
+from .base import all_or_none, check_name, check_saved_name, folder_of, folder_within, refuse_loaders
 from .files import SavesAdapters
 
 
@@ -27,6 +36,8 @@ class SavesSetups(SavesAdapters):
         custom_weights_loaders: Sequence[Any] | None = None,
         with_head: bool | str = False,
         use_safetensors: bool = True,
+        *,
+        for_release: str | None = None,
     ) -> None:
         """Write a fusion to a folder, in the layout of AdapterHub. Its adapters are not written.
 
@@ -37,6 +48,7 @@ class SavesSetups(SavesAdapters):
             custom_weights_loaders: Not supported.
             with_head: A head to write too: its name, or True for that of the fusion's name.
             use_safetensors: Whether to write safetensors, or PyTorch's format for older readers.
+            for_release: As for `save_adapter`.
 
         Raises:
             UnknownAdapterError: there is no such fusion.
@@ -46,10 +58,12 @@ class SavesSetups(SavesAdapters):
         registry = self._adapter_registry
         fusion = fusions.fusion_of(registry, adapter_names)
         folder = folder_of(save_directory)
-        if with_head:
-            self._save_heads(with_head if isinstance(with_head, str) else fusion.name, folder, use_safetensors, False)
         facts = {**self._facts(), **(meta_dict or {})}
-        fusion_files.save(fusion, folder, registry.base_path, facts, use_safetensors)
+        head = with_head if isinstance(with_head, str) else fusion.name
+        with together(folder):
+            if with_head:
+                self._save_heads(head, folder, use_safetensors, False)
+            fusion_files.save(fusion, folder, registry.base_path, facts, use_safetensors, for_release)
 
     def save_all_adapter_fusions(
         self,
@@ -59,9 +73,12 @@ class SavesSetups(SavesAdapters):
         use_safetensors: bool = True,
     ) -> None:
         """Write every fusion to a folder of its name within a folder. See `save_adapter_fusion`."""
-        for name in self._adapter_registry.fusions:
-            folder = Path(save_directory) / name
-            self.save_adapter_fusion(folder, name, meta_dict, custom_weights_loaders, use_safetensors=use_safetensors)
+        refuse_loaders(custom_weights_loaders)
+        folder = folder_of(save_directory)
+        with together(folder):
+            for name in self._adapter_registry.fusions:
+                inner = folder_within(folder, name)
+                self.save_adapter_fusion(inner, name, meta_dict, use_safetensors=use_safetensors)
 
     def load_adapter_fusion(
         self,
@@ -71,33 +88,63 @@ class SavesSetups(SavesAdapters):
         set_active: bool = False,
         with_head: bool = True,
         use_safetensors: bool = False,
+        *,
+        hub: str | Path | None = None,
+        token: bool | str | None = None,
+        cache_dir: str | Path | None = None,
+        force_download: bool = False,
+        local_files_only: bool = False,
+        version: str | None = None,
+        strict: bool = True,
+        report: LoadReport | None = None,
     ) -> str:
-        """Add a fusion from a folder. Its adapters have to be there. A fusion of the same name is replaced.
+        """Add a fusion from a folder or a hub. Its adapters have to be there. A fusion of the same name is replaced.
 
         Args:
-            adapter_fusion_name_or_path: The folder.
+            adapter_fusion_name_or_path: A folder, or what else `load_adapter` takes.
             load_as: Another name for it.
             custom_weights_loaders: Not supported.
             set_active: Whether to activate it.
             with_head: Whether to add the head in the folder too, if there is one.
             use_safetensors: Refuse files in PyTorch's format; by default safetensors are read where they are.
+            hub: Where to look the name up: the folder or the address of a hub, or "hf" for the Hugging Face Hub alone.
+            token: A token for the Hugging Face Hub.
+            cache_dir: Another folder for the cache of the Hugging Face Hub.
+            force_download: Download again what is in the cache.
+            local_files_only: Use what is in the cache, and nothing else.
+            version: The version on a hub; on the Hugging Face Hub a branch, a tag or a commit.
+            strict: Whether tensors that are missing, unexpected or of another shape are an error.
+            report: With `strict=False`, where these are noted.
 
         Returns:
             The name of the fusion.
 
         Raises:
+            HubError: no fusion, or more than one, has this name, or it cannot be downloaded.
             UnknownAdapterError: an adapter of the fusion is not there.
             AdapterFileError: a file is missing, cut off or does not fit; the message says all that is wrong. The model
                 is then as it was.
         """
         refuse_loaders(custom_weights_loaders)
-        folder, registry = Path(adapter_fusion_name_or_path).expanduser(), self._adapter_registry
+        registry = self._adapter_registry
         if load_as is not None:
             check_name(load_as)
-        fusion = fusion_files.load(registry, folder, self._model_type(), load_as, use_safetensors)
-        check_name(fusion.name)
-        attach_head = self._read_head(folder, None, None, use_safetensors) if with_head else None
-        registry.attach_fusion(fusion)
+        source = Source(hub, Access(token, cache_dir, force_download, local_files_only))
+        folder = resolve(adapter_fusion_name_or_path, Wanted(FUSION, self.model_name, None, version), source).folder
+
+        def read(found: LoadReport | None) -> tuple[Fusion, Callable[[], None] | None]:
+            problems, attach_head = Problems(), None
+            with problems.noted():
+                fusion = fusion_files.load(registry, folder, self._model_type(), load_as, use_safetensors, report=found)
+                check_saved_name(fusion.name, folder)
+            with problems.noted():
+                attach_head = self._read_head(folder, None, None, use_safetensors, found) if with_head else None
+            problems.check()
+            return fusion, attach_head
+
+        fusion, attach_head = read_with_report(folder, strict, report, read)
+        with all_or_none(registry):
+            registry.attach_fusion(fusion)
         if attach_head is not None:
             attach_head()
         if set_active:
@@ -112,6 +159,8 @@ class SavesSetups(SavesAdapters):
         meta_dict: Mapping[str, Any] | None = None,
         custom_weights_loaders: Sequence[Any] | None = None,
         use_safetensors: bool = True,
+        *,
+        for_release: str | None = None,
     ) -> None:
         """Write a setup with its adapters, fusions and heads to a folder, in the layout of AdapterHub.
 
@@ -126,6 +175,7 @@ class SavesSetups(SavesAdapters):
             meta_dict: Further entries of the configuration files.
             custom_weights_loaders: Not supported.
             use_safetensors: Whether to write safetensors, or PyTorch's format for older readers.
+            for_release: As for `save_adapter`.
 
         Raises:
             UnknownAdapterError: there is no such adapter or fusion.
@@ -139,13 +189,19 @@ class SavesSetups(SavesAdapters):
         names = sorted(setup.flatten())
         for name in names:
             self._adapter_registry[name]
-        folder.mkdir(parents=True, exist_ok=True)
-        heads = self._save_heads(head_setup, folder, use_safetensors, True)
-        for name in names:
-            self.save_adapter(folder / name, name, meta_dict=meta_dict, use_safetensors=use_safetensors)
-        for fusion in found:
-            self.save_adapter_fusion(folder / fusion.name, fusion.name, meta_dict, use_safetensors=use_safetensors)
-        setups.write(folder, setup, heads, f"adapters.{VERSION}")
+        with together(folder):
+            heads = self._save_heads(head_setup, folder, use_safetensors, True)
+            for name in names:
+                inner = folder_within(folder, name)
+                self.save_adapter(
+                    inner, name, meta_dict=meta_dict, use_safetensors=use_safetensors, for_release=for_release
+                )
+            for fusion in found:
+                inner = folder_within(folder, fusion.name)
+                self.save_adapter_fusion(
+                    inner, fusion.name, meta_dict, use_safetensors=use_safetensors, for_release=for_release
+                )
+            setups.write(folder, setup, heads, f"adapters.{VERSION}")
 
     def load_adapter_setup(
         self,
@@ -154,49 +210,94 @@ class SavesSetups(SavesAdapters):
         custom_weights_loaders: Sequence[Any] | None = None,
         set_active: bool = False,
         use_safetensors: bool = False,
+        *,
+        hub: str | Path | None = None,
+        token: bool | str | None = None,
+        cache_dir: str | Path | None = None,
+        force_download: bool = False,
+        local_files_only: bool = False,
+        strict: bool = True,
+        report: LoadReport | None = None,
     ) -> tuple[AdapterCompositionBlock, setups.HeadSetup]:
-        """Add the adapters, fusions and heads of a setup from a folder; those of the same names are replaced.
+        """Add the adapters, fusions and heads of a setup from a folder or a hub; those of the same names are replaced.
 
         Args:
-            adapter_setup_name_or_path: The folder.
-            version: Not supported yet: only folders are read.
+            adapter_setup_name_or_path: A folder, or what else `load_adapter` takes.
+            version: The version on a hub; on the Hugging Face Hub a branch, a tag or a commit.
             custom_weights_loaders: Not supported.
             set_active: Whether to activate the setup, and its heads.
             use_safetensors: Refuse files in PyTorch's format; by default safetensors are read where they are.
+            hub: Where to look the name up: the folder or the address of a hub, or "hf" for the Hugging Face Hub alone.
+            token: A token for the Hugging Face Hub.
+            cache_dir: Another folder for the cache of the Hugging Face Hub.
+            force_download: Download again what is in the cache.
+            local_files_only: Use what is in the cache, and nothing else.
+            strict: Whether tensors that are missing, unexpected or of another shape are an error.
+            report: With `strict=False`, where these are noted.
 
         Returns:
             The setup, and the heads that belong to it: a name, names, a block of them, or None.
 
         Raises:
+            HubError: no setup, or more than one, has this name, or it cannot be downloaded.
             AdapterFileError: a file is missing, cut off or does not fit; the message says all that is wrong. The model
                 is then as it was.
         """
         refuse_loaders(custom_weights_loaders)
-        if version is not None:
-            raise NotImplementedError("version= belongs to setups on a hub; only folders can be loaded yet.")
-        registry, kind = self._adapter_registry, self._model_type()
-        folder = Path(adapter_setup_name_or_path).expanduser()
-        setup, heads = setups.read(folder)
-        names = sorted(setup.flatten())
-        for name in names:
-            check_name(name)
-        safe = use_safetensors
-        adapters = {name: native.load(registry, folder / name, kind, name, safetensors_only=safe) for name in names}
-        known = {**registry.adapters, **adapters}
-        blocks = {block.name: block for block in setup.blocks() if isinstance(block, Fuse)}
-        for name in blocks:
-            check_name(name)
-        found = [fusion_files.load(registry, folder / name, kind, name, safe, known) for name in blocks]
-        attach_heads = [self._read_head(folder / name, name, None, safe) for name in names]
-        heads, attach_others = self._read_heads(folder, heads, names, safe)
-        for adapter in adapters.values():
-            self._attach(adapter, set_active=False)
-        for fusion in found:
-            registry.attach_fusion(fusion)
-        for attach_head in (*attach_heads, *attach_others):
+        source = Source(hub, Access(token, cache_dir, force_download, local_files_only))
+        folder = resolve(adapter_setup_name_or_path, Wanted(SETUP, self.model_name, None, version), source).folder
+        found = read_with_report(folder, strict, report, lambda noted: self._read_setup(folder, use_safetensors, noted))
+        registry = self._adapter_registry
+        with all_or_none(registry):
+            for adapter in found.adapters:
+                self._attach(adapter, set_active=False)
+            for fusion in found.fusions:
+                registry.attach_fusion(fusion)
+            if set_active:
+                registry.compile(found.setup)  # what has no meaning is refused before heads are attached
+        for attach_head in found.attach_heads:
             if attach_head is not None:
                 attach_head()
         if set_active:
-            self.set_active_adapters(setup)
-            self._activate_heads(heads)
-        return setup, heads
+            self.set_active_adapters(found.setup)
+            self._activate_heads(found.heads)
+        return found.setup, found.heads
+
+    def _read_setup(self, folder: Path, safe: bool, report: LoadReport | None) -> _ReadSetup:
+        """Read all that belongs to a setup, without changing the model."""
+        registry, kind, problems = self._adapter_registry, self._model_type(), Problems()
+        setup, heads = setups.read(folder)
+        names = sorted(setup.flatten())
+        blocks = {block.name: block for block in setup.blocks() if isinstance(block, Fuse)}
+        for name in (*names, *blocks):
+            check_saved_name(name, folder)
+        adapters: dict[str, Adapter] = {}
+        attach_heads: list[Callable[[], None] | None] = []
+        for name in names:
+            inner = folder_within(folder, name)
+            with problems.noted():
+                adapters[name] = native.load(registry, inner, kind, name, None, None, safe, report)
+            with problems.noted():
+                attach_heads.append(self._read_head(inner, name, None, safe, report))
+        with problems.noted():
+            heads, others = self._read_heads(folder, heads, names, safe, report)
+            attach_heads += others
+        problems.check()  # fusions need all adapters
+        known = {**registry.adapters, **adapters}
+        found: list[Fusion] = []
+        for name in blocks:
+            with problems.noted():
+                found.append(fusion_files.load(registry, folder_within(folder, name), kind, name, safe, known, report))
+        problems.check()
+        return _ReadSetup(setup, heads, list(adapters.values()), found, attach_heads)
+
+
+@dataclass(frozen=True)
+class _ReadSetup:
+    """What a folder of a setup holds, not yet added to the model."""
+
+    setup: AdapterCompositionBlock
+    heads: setups.HeadSetup
+    adapters: list[Adapter]
+    fusions: list[Fusion]
+    attach_heads: list[Callable[[], None] | None]

@@ -26,7 +26,7 @@ from .calls import Calls
 from .flows import Flow
 from .hooks import HookPoint, Step
 from .masks import biases_of_rows, causal_mask, check, is_causal_by_flag, with_prefix, with_unseen
-from .prefixes import PrefixSource, prefix_source, read_hidden
+from .prefixes import PrefixSource, counted_positions, prefix_source, read_hidden
 from .scores import PrefixedScores
 from .sublayers import Cell
 
@@ -41,13 +41,20 @@ class AttendWithPrefixes:
         source: What gives the prefix.
         biased_by: The module that has the biases of relative positions, if prefixes have them too.
         reads_hidden: Whether that needs the hidden states.
+        counts_positions: Whether prefixes are at the first positions; else they have the biases of the next ones.
     """
 
     def __init__(
-        self, attention: type[nn.Module], source: PrefixSource, biased_by: Any = None, reads_hidden: bool = True
+        self,
+        attention: type[nn.Module],
+        source: PrefixSource,
+        biased_by: Any = None,
+        reads_hidden: bool = True,
+        counts_positions: bool = False,
     ) -> None:
         self.attention = attention
         self.biased_by = biased_by
+        self.counts_positions = counts_positions
         self.source = source
         self.first = first_parameter(attention)
         self.hidden = Cell() if reads_hidden else None
@@ -94,6 +101,10 @@ class AttendWithPrefixes:
         if self.biased_by is None:
             return nn.functional.pad(bias, (length, 0))
         tokens, keys = bias.shape[2:]
+        if self.counts_positions:
+            before = keys + length - tokens
+            of_prefix = self.biased_by.compute_bias(tokens, keys + length, device=bias.device, past_seen_tokens=before)
+            return torch.cat([of_prefix[..., :length], bias], dim=3)
         further = self.biased_by.compute_bias(tokens, keys + length, device=bias.device)
         biases = torch.cat([bias, further[..., keys:]], dim=3)
         return biases if seen is None else biases_of_rows(biases, seen)
@@ -178,11 +189,19 @@ def attention_steps(base: nn.Module, core: AttentionCore, flow: Flow, calls: Cal
     """
     module = base.get_submodule(core.path)
     source = prefix_source(flow, calls)
+    counted = counted_positions(source.length, flow)
     biased_by = None if core.biased_by is None else base.get_submodule(core.biased_by)
     if core.scale is None:
-        yield (module, "instead"), AttendWithPrefixes(type(module), source, biased_by, read_hidden(flow))
+        yield (module, "instead"), AttendWithPrefixes(type(module), source, biased_by, read_hidden(flow), counted > 0)
+    elif counted and biased_by is not None:
+        raise ValueError(
+            f"counts_positions=True cannot be used with {type(module).__name__}, which writes attention with biases of "
+            "relative positions out; use counts_positions=False."
+        )
     else:
         yield (module, "instead"), AttendWithScores(type(module), core, source, biased_by)
+    if counted:
+        calls.shift(core.path, counted, has_biases=biased_by is not None)
 
 
 def hidden_states(name: str, inputs: tuple[Any, ...], arguments: dict[str, Any]) -> Tensor:

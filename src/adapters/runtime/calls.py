@@ -19,6 +19,7 @@ from ..methods.base import SharedModule
 from .flows import Flow, has_pieces
 from .hooks import HookPoint, Step
 from .passes import BeginPass, EndPass, PassValue
+from .positions import shift_steps
 from .progress import Ongoing
 from .signatures import Signature
 
@@ -218,6 +219,7 @@ class Calls:
         self.anatomy = anatomy
         self._callers: dict[str, Caller] = {}
         self._shared: dict[SharedModule, PassValue] = {}
+        self._shifts: dict[str, int] = {}
 
     def __bool__(self) -> bool:
         """Whether anything depends on the calls of towers."""
@@ -248,8 +250,28 @@ class Calls:
         inside = [t for t in self.anatomy.towers if any(f"{path}.".startswith(f"{la.path}.") for la in t.layers)]
         return Start(self.of(caller(self.base, inside[0]) if inside else ""))
 
+    def shift(self, path: str, length: int, has_biases: bool) -> None:
+        """Let text begin at a later position, for what is in front of it at a place.
+
+        Args:
+            path: The place.
+            length: The number of positions in front.
+            has_biases: Whether the place has relative positions alone, so that there is nothing to move.
+
+        Raises:
+            ValueError: other places of the tower have another number.
+        """
+        inside = [t for t in self.anatomy.towers if any(f"{path}.".startswith(f"{la.path}.") for la in t.layers)]
+        tower = caller(self.base, inside[0]) if inside else ""
+        if not has_biases and self._shifts.setdefault(tower, length) != length:
+            raise ValueError(
+                f"Prefixes of {self._shifts[tower]} and of {length} positions cannot count positions together."
+            )
+
     def steps(self) -> Iterator[tuple[HookPoint, Step]]:
         """The steps that see the calls which were asked for."""
+        for tower, length in self._shifts.items():
+            yield from shift_steps(self.base.get_submodule(tower), length)
         for called in self._callers.values():
             yield (called.module, "call"), SeeCall(called)
             yield (called.module, "finally"), EndCall(called)

@@ -195,3 +195,32 @@ def read_hidden(flow: Flow) -> bool:
     """Whether the hidden states are needed: for gates, or to know the rows."""
     has_rows = any(isinstance(part, Rows) for part in flow) or not all(isinstance(p, nn.Module) for p in flow)
     return has_rows or any(isinstance(m, PrefixMap) and m.reads_hidden for m in modules_of(flow))
+
+
+def counted_positions(length: int, flow: Flow) -> int:
+    """By how many positions text is moved: P if the prefixes of a flow count, else 0.
+
+    Raises:
+        ValueError: some count and others do not, or rows would be moved by different numbers.
+    """
+    counts = {m.counts_positions for m in modules_of(flow) if isinstance(m, PrefixMap)}
+    if True not in counts:
+        return 0
+    lengths = _lengths(flow)
+    if len(counts) > 1 or len(lengths) > 1:
+        raise ValueError(
+            "Prefixes that count positions (counts_positions=True) move the text of all rows, so they cannot be used "
+            "together with others that do not, or of another length, or with rows without a prefix."
+        )
+    return length
+
+
+def _lengths(flow: Flow) -> set[int]:
+    """The numbers of positions that rows may have in front."""
+    totals = {0}
+    for part in flow:
+        inner = {part.length} if isinstance(part, PrefixMap) else set()
+        if isinstance(part, (Mean, Rows)):
+            inner = set().union(*map(_lengths, part.flows))
+        totals = {total + length for total in totals for length in inner}
+    return totals

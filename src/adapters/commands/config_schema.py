@@ -1,0 +1,12 @@
+"""`adapters config-schema`."""
+
+from __future__ import annotations
+
+from .output import write_json
+
+
+def config_schema_command() -> None:
+    """Write the JSON schema of the files that `adapters train` reads; editors check and complete them with it."""
+    from ..runs import RunConfig
+
+    write_json(RunConfig.model_json_schema())

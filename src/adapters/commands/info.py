@@ -1,0 +1,25 @@
+"""`adapters info`."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+
+from .output import Json, Place, Token, show_facts
+
+
+def info_command(
+    adapter: Annotated[str, typer.Argument(help="A repository <org>/<name>, or a name on a hub.")],
+    hub: Place = None,
+    token: Token = None,
+    json: Json = False,
+) -> None:
+    """Say what a hub knows of an adapter."""
+    from ..hub import AdapterNotFoundError, get_adapter_info
+
+    found = get_adapter_info(adapter, hub=hub, token=token)
+    if found is None:
+        raise AdapterNotFoundError(f"There is no adapter {adapter!r}.")
+    show_facts(asdict(found), json)

@@ -1,0 +1,131 @@
+"""`adapters inspect`, `summary`, `merge`, `convert` and `export`: commands about a model and adapters of it."""
+
+from __future__ import annotations
+
+import json as jsonlib
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from .output import Json, Place, Quiet, note, write_json
+
+Model = Annotated[str, typer.Argument(help="A model: a folder, or a name on the Hugging Face Hub.", metavar="MODEL")]
+Adapter = Annotated[str, typer.Argument(help="A folder, an archive, or a name on a hub.", metavar="ADAPTER")]
+Folder = Annotated[Path, typer.Option("--output", "-o", help="The folder to write to.")]
+Rank = Annotated[int | None, typer.Option("--rank", "-r", min=1, help="Rank of the LoRA that it is converted to.")]
+
+
+def inspect_command(
+    model: Model,
+    config: Annotated[str | None, typer.Option("--config", "-c", help='Such as "seq_bn": what it would add.')] = None,
+) -> None:
+    """Show the parts of a model that adapters act on, and what a configuration would add."""
+    from transformers import AutoModel
+
+    from ..inspection import inspect
+
+    typer.echo(inspect(AutoModel.from_pretrained(model), config))
+
+
+def summary_command(
+    model: Model,
+    adapters: Annotated[list[str] | None, typer.Argument(help="Adapters to load.", metavar="ADAPTER…")] = None,
+    hub: Place = None,
+    json: Json = False,
+) -> None:
+    """Load adapters into a model, and show their sizes."""
+    loaded = _loaded(model, adapters or (), hub)[0]
+    if json:
+        write_json(loaded.adapter_summary(as_dict=True))
+    else:
+        typer.echo(loaded.adapter_summary())
+
+
+def merge_command(
+    model: Model, adapter: Adapter, output: Folder, hub: Place = None, json: Json = False, quiet: Quiet = False
+) -> None:
+    """Put an adapter into the weights of a model, and write it as a plain model of transformers."""
+    from ..checkpoints.files import AdapterFileError
+
+    if output.exists() and any(output.iterdir()):
+        raise AdapterFileError(f"{output} is not empty; choose another folder.")
+    loaded, (name,) = _loaded(model, [adapter], hub)
+    loaded.merge_adapter(name)
+    loaded.base_model.save_pretrained(output)
+    _save_tokenizer(model, output)
+    if json:
+        write_json({"merged": name, "output": str(output)})
+    note(f"{name} is part of the model in {output}; its head is not: it is in the adapter.", quiet or json)
+
+
+def convert_command(
+    model: Model,
+    adapter: Adapter,
+    output: Folder,
+    rank: Rank = None,
+    hub: Place = None,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Turn an adapter that changes weights into a plain LoRA, and say how near it is."""
+    from ..interchange.conversion import convert_to_lora
+
+    loaded, (name,) = _loaded(model, [adapter], hub)
+    report = convert_to_lora(loaded, name, f"{name}-lora", rank)
+    loaded.save_adapter(output, f"{name}-lora")
+    typer.echo(jsonlib.dumps(asdict(report), default=str) if json else str(report))
+    note(f"{name}-lora is in {output}", quiet or json)
+
+
+def export_command(
+    model: Model,
+    adapter: Adapter,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="The folder; without it nothing is written.")
+    ] = None,
+    consumer: Annotated[str, typer.Option("--for", help="peft, vllm, lorax, tgi or llama.cpp.")] = "peft",
+    rank: Rank = None,
+    hub: Place = None,
+    json: Json = False,
+) -> None:
+    """Write an adapter in the layout of PEFT for a program that serves it, or say why that cannot be."""
+    from ..interchange.exporting import check_export, export_adapter
+
+    loaded, (name,) = _loaded(model, [adapter], hub)
+    report = check_export(loaded, name, consumer, rank=rank)
+    if output is not None and report.is_served:
+        report = export_adapter(loaded, name, output, consumer, rank=rank)
+    typer.echo(jsonlib.dumps({**asdict(report), "is_served": report.is_served}, default=str) if json else str(report))
+    if not report.is_served:
+        raise typer.Exit(1)
+
+
+def demo_command() -> None:
+    """Train an adapter on a real model and real text, offline, in some minutes."""
+    import sys
+
+    from ..demo.__main__ import main
+
+    sys.argv = ["adapters demo"]
+    main()
+
+
+def _loaded(model: str, adapters: Any, hub: str | None) -> tuple[Any, list[str]]:
+    """A model with adapters, and their names."""
+    from ..auto import AutoAdapterModel
+
+    loaded = AutoAdapterModel.from_pretrained(model)
+    return loaded, [loaded.load_adapter(adapter, hub=hub) for adapter in adapters]
+
+
+def _save_tokenizer(model: str, output: Path) -> None:
+    """Write the tokenizer of a model beside it, if it has one."""
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(model)
+    except (OSError, ValueError):  # models of images and speech have none
+        return
+    tokenizer.save_pretrained(output)

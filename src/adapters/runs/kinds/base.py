@@ -1,0 +1,197 @@
+"""What a kind of task is: which columns it reads, what a model is given, how good answers are, and what they say.
+
+Shapes: N rows, B rows of a batch, T tokens, C labels.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..config import TaskSection
+from ..errors import RunError
+from ..rows import Row, Rows
+
+IGNORED = -100
+
+Feature = dict[str, Any]
+"""What a model is given of one row, or of a part of one: lists of numbers."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Rows, and what a model is given of them.
+
+    Args:
+        rows: The rows.
+        features: What a model is given, in their order; there may be several for a row.
+        notes: What answers are read with, one for each feature.
+    """
+
+    rows: Rows
+    features: Sequence[Feature]
+    notes: Sequence[Any] = ()
+
+
+class Kind(ABC):
+    """A kind of task.
+
+    Args:
+        task: The task, with its columns.
+        processor: The tokenizer of the model, or what makes pixels of images.
+        labels: The labels in the order of their numbers; none for kinds without.
+    """
+
+    head_type: str
+    """The type of the heads that it needs."""
+
+    columns: tuple[str, ...] = ("text",)
+    """The columns that are read if the task names none."""
+
+    label_column = "label"
+    """The column that is learned if the task names none."""
+
+    metrics: tuple[str, ...] = ("accuracy",)
+    """What is measured; the first is what states are chosen by."""
+
+    label_names: tuple[str, ...] = ("labels",)
+    """The arguments of the model that hold labels."""
+
+    needs_outputs = True
+    """Whether answers are measured; otherwise the loss is."""
+
+    def __init__(self, task: TaskSection, processor: Any, labels: Sequence[str]) -> None:
+        self.task = task
+        self.processor = processor
+        self.labels = list(labels)
+
+    @classmethod
+    def found_labels(cls, task: TaskSection, rows: Rows) -> list[str]:
+        """The labels of a task: those it names, else those of its training rows; none for kinds without."""
+        return []
+
+    @abstractmethod
+    def prepared(self, rows: Rows, is_labelled: bool) -> Prepared:
+        """What a model is given of rows.
+
+        Raises:
+            RunError: a column is missing, or something in it is wrong; the message names the file and the line.
+        """
+
+    @abstractmethod
+    def add_head(self, model: Any, name: str) -> None:
+        """Add a head for the task to a model."""
+
+    @abstractmethod
+    def answers(self, outputs: Any, given: Prepared) -> list[Any]:
+        """What the outputs of a model say, for each row.
+
+        Args:
+            outputs: Numbers for all features: an array, or a tuple of them. Shape of a first one: (N, ...).
+            given: What the model was given.
+        """
+
+    @abstractmethod
+    def measured(self, outputs: Any, given: Prepared) -> dict[str, float]:
+        """How good answers are, in per cent."""
+
+    @abstractmethod
+    def shown(self, answer: Any) -> Row:
+        """An answer in columns, as it is written to a file."""
+
+    def collated(self, features: Sequence[Feature]) -> dict[str, Tensor]:
+        """A batch. Tokens are filled up by the tokenizer, labels by -100. Shapes: (B, T), (B,)."""
+        found = {key: [feature[key] for feature in features] for key in features[0]}
+        own = {key: found.pop(key) for key in list(found) if key not in self._input_names}
+        batch: dict[str, Tensor] = dict(self.processor.pad(found, return_tensors="pt"))
+        return batch | {key: filled(values, self.fill_of(key)) for key, values in own.items()}
+
+    def fill_of(self, key: str) -> int:
+        """What a list of labels is filled up with."""
+        return IGNORED
+
+    @property
+    def _input_names(self) -> set[str]:
+        return set(self.processor.model_input_names)
+
+    @property
+    def measures(self) -> tuple[str, ...]:
+        """The names of what `measured` gives."""
+        return self.metrics
+
+    @property
+    def max_length(self) -> int:
+        """Tokens at which texts are cut off: no more than the model can read."""
+        return min(self.task.max_length, int(self.processor.model_max_length))
+
+    def text_columns(self, rows: Rows) -> list[str]:
+        """The columns that are read."""
+        return self.task.text or list(self.columns)
+
+    @property
+    def label(self) -> str:
+        """The column that is learned."""
+        return self.task.label or self.label_column
+
+    def id2label(self) -> dict[int, str]:
+        """The labels by number."""
+        return dict(enumerate(self.labels))
+
+    def tokenized(self, *texts: Sequence[Any], **options: Any) -> Mapping[str, list[Any]]:
+        """Texts, or pairs of texts, as numbers of tokens."""
+        found: Mapping[str, list[Any]] = self.processor(*texts, truncation=True, max_length=self.max_length, **options)
+        return found
+
+
+def by_row(columns: Mapping[str, Sequence[Any]]) -> list[Feature]:
+    """Columns of numbers as features."""
+    names = list(columns)
+    return [dict(zip(names, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+
+
+def filled(values: Sequence[Any], fill: int) -> Tensor:
+    """Numbers, or lists of them, filled up to the longest. Shape: (B,) or (B, T)."""
+    if not isinstance(values[0], list):
+        return torch.tensor(values)
+    longest = max(map(len, values))
+    return torch.tensor([[*value, *[fill] * (longest - len(value))] for value in values])
+
+
+def numbered(values: Sequence[Any], labels: Sequence[str], rows: Rows, column: str) -> list[int]:
+    """Labels as numbers: files hold their names, or their numbers.
+
+    Raises:
+        RunError: a value is neither.
+    """
+    numbers = {label: number for number, label in enumerate(labels)}
+    found = []
+    for line, value in enumerate(values):
+        number = numbers.get(str(value))
+        if number is None and str(value).lstrip("-").isdigit() and 0 <= int(value) < len(labels):
+            number = int(value)
+        if number is None:
+            raise RunError(
+                f"{rows.where(line)}: {column} is {value!r}, which is none of the labels {', '.join(labels[:12])}"
+                + (" …." if len(labels) > 12 else ".")
+            )
+        found.append(number)
+    return found
+
+
+def names_in(values: Sequence[Any]) -> list[str]:
+    """The labels in a column: 0 … n as these numbers, else all that occur, sorted."""
+    if all(isinstance(value, int) or str(value).isdigit() for value in values):
+        return [str(number) for number in range(max(map(int, values)) + 1)]
+    return sorted({str(value) for value in values})
+
+
+def probabilities(logits: Any) -> Any:
+    """Softmax over the last dimension. Shape: kept."""
+    shifted = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return shifted / shifted.sum(axis=-1, keepdims=True)

@@ -1,0 +1,98 @@
+"""The data of a run: its files, read, and what a model is given of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .config import TaskSection
+from .errors import RunError
+from .kinds import KINDS, Kind
+from .kinds.images import images_in
+from .rows import Rows, read, split_file
+from .tasks import TASKS, completed
+
+
+@dataclass(frozen=True)
+class Data:
+    """The rows that an adapter is trained with.
+
+    Args:
+        task: The task, with its kind, its columns and its labels.
+        train: The rows to learn from.
+        validation: The rows that states are measured on.
+    """
+
+    task: TaskSection
+    train: Rows
+    validation: Rows
+
+
+def load(task: TaskSection) -> Data:
+    """Read the files to train with.
+
+    Raises:
+        RunError: a file is missing, or something in it is wrong.
+    """
+    train, validation = rows_of(task, "train"), rows_of(task, "validation")
+    task = completed(task, train.rows[0])
+    labels = kind_of(task).found_labels(task, train)
+    paths = ("data_dir", "train", "validation", "test")
+    found = {name: path.resolve() for name in paths if (path := getattr(task, name)) is not None}
+    task = task.model_copy(update={"labels": labels or None, **found})
+    return Data(task, train.first(task.train_rows), validation.first(task.validation_rows))
+
+
+def kind_of(task: TaskSection) -> type[Kind]:
+    """The class of a task's kind."""
+    return KINDS[str(task.kind)]
+
+
+def rows_of(task: TaskSection, split: str) -> Rows:
+    """The rows of a split.
+
+    Raises:
+        RunError: there is no file for it, or it cannot be read.
+    """
+    found = _rows(task, split)
+    if found is None:
+        where = f"{task.data_dir} has none" if task.data_dir is not None else f"give task.{split} or task.data_dir"
+        raise RunError(f"There is no {split} file: {where}.")
+    return found
+
+
+def _rows(task: TaskSection, split: str) -> Rows | None:
+    path: Path | None = {"train": task.train, "validation": task.validation, "test": task.test}.get(split)
+    if path is None and task.data_dir is not None:
+        if task.kind == "image_classification" and (task.data_dir / split).is_dir():
+            path = task.data_dir / split
+        else:
+            path = split_file(task.data_dir, split)
+    if path is None:
+        return _from_hub(task, split)
+    return images_in(path) if path.is_dir() else read(path)
+
+
+def _from_hub(task: TaskSection, split: str) -> Rows | None:
+    """A split of a named task from the Hugging Face Hub, if no files are named at all."""
+    if task.name not in TASKS or any((task.data_dir, task.train, task.validation, task.test)):
+        return None
+    known = TASKS[str(task.name)]
+    try:
+        from datasets import load_dataset
+    except ImportError:
+        raise RunError(
+            f"Task {task.name!r} has no files: give task.data_dir, or install `datasets` to fetch it from the Hugging "
+            "Face Hub."
+        ) from None
+    name = {"validation": "validation_matched", "test": "test_matched"}.get(split, split)
+    try:
+        found: Any = load_dataset(*known.dataset, split=name if task.name == "mnli" else split)
+    except Exception as error:  # whatever a library meets on the way to a network
+        raise RunError(
+            f"Task {task.name!r} cannot be fetched from the Hugging Face Hub ({type(error).__name__}); give "
+            "task.data_dir with its files."
+        ) from None
+    rows = [{key: value for key, value in row.items() if key != "label" or value != -1} for row in found]
+    return Rows(Path(f"{known.dataset[0]}/{known.dataset[1]}"), rows, range(1, len(rows) + 1))

@@ -1,0 +1,309 @@
+"""The `Trainer` of transformers for adapters: with checkpoints of what is trained, not of the base model."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from transformers import (
+    PreTrainedModel,
+    Seq2SeqTrainer,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
+from transformers.trainer import SCHEDULER_NAME, TRAINING_ARGS_NAME
+from transformers.utils import CONFIG_NAME as CONFIG_NAME
+from transformers.utils import WEIGHTS_NAME as WEIGHTS_NAME
+
+from .composition import AdapterCompositionBlock as AdapterCompositionBlock
+from .composition import Fuse as Fuse
+from .composition import SetupLike
+from .heads.flexible import ModelWithFlexibleHeadsAdaptersMixin
+from .methods.fusion import Fusion
+from .model import ModelAdaptersMixin
+from .registry import Adapter, AdapterRegistry
+from .training import checkpoints, fusion
+from .training.sharded import gathered
+
+
+class AdapterTrainer(Trainer):
+    """Trains adapters, fusions and heads; the base model stays as it is, and out of the checkpoints.
+
+    >>> model.add_adapter("task", config="seq_bn")
+    >>> model.train_adapter("task")
+    >>> trainer = AdapterTrainer(model, TrainingArguments("runs"), train_dataset=data)
+    >>> trainer.train()
+    >>> trainer.train(resume_from_checkpoint=True)
+
+    All that it adds to the `Trainer` of transformers, which works too, but writes whole models:
+
+    - Checkpoints hold a folder for each adapter, fusion and head, which `load_adapter`, `load_adapter_fusion` and
+      `load_head` read, and what it takes to resume: the losses and weights of a training that was interrupted are those
+      of one that was not. Checkpoints of AdapterHub's `adapters` 1.3 are read too.
+    - Where fusions are trained (`train_adapter_fusion`), their regularisation is added to the loss, and their value
+      matrices have no weight decay.
+    - Base models may be quantised.
+    - It finds the names of the labels of flexible heads.
+
+    Args:
+        model: A model with adapters: of `AutoAdapterModel`, or after `adapters.init`.
+        args: The arguments.
+        data_collator: Makes batches.
+        train_dataset: What to train on.
+        eval_dataset: What to evaluate on.
+        tokenizer: As `processing_class`, by its former name.
+        processing_class: A tokenizer or processor, saved with checkpoints.
+        model_init: Makes the model.
+        compute_metrics: Computes metrics of an evaluation.
+        callbacks: Further callbacks.
+        optimizers: An optimizer and a schedule instead of those that `args` describe.
+        preprocess_logits_for_metrics: Changes logits before they are collected.
+        adapter_names: A setup to activate first. Lists in a list are fusions, as in 1.3.
+        compute_loss_func: Computes the loss from outputs and labels.
+        optimizer_cls_and_kwargs: A class of optimizers and its arguments, instead of those in `args`.
+        train_model: Whether the base model is trained too. Checkpoints then hold whole models.
+
+    Raises:
+        ValueError: the model has no adapters, or none is active while the base model is not frozen.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel | nn.Module | None = None,
+        args: TrainingArguments | None = None,
+        data_collator: Callable[[list[Any]], dict[str, Any]] | None = None,
+        train_dataset: Any = None,
+        eval_dataset: Any = None,
+        tokenizer: Any = None,
+        processing_class: Any = None,
+        model_init: Callable[..., Any] | None = None,
+        compute_metrics: Callable[[Any], dict[str, Any]] | None = None,
+        callbacks: list[TrainerCallback] | None = None,
+        optimizers: tuple[Any, Any] = (None, None),
+        preprocess_logits_for_metrics: Callable[[Tensor, Tensor], Tensor] | None = None,
+        adapter_names: SetupLike | Sequence[Sequence[str]] = None,
+        *,
+        compute_loss_func: Callable[..., Tensor] | None = None,
+        optimizer_cls_and_kwargs: tuple[type[torch.optim.Optimizer], dict[str, Any]] | None = None,
+        train_model: bool = False,
+    ) -> None:
+        if tokenizer is not None and processing_class is not None:
+            raise ValueError("tokenizer= is the former name of processing_class=: give one of them.")
+        if model is not None:
+            _check_has_adapters(model)
+        self.train_model = train_model
+        with _taken_as_trainable(model):
+            super().__init__(
+                model=model,
+                args=args,
+                data_collator=data_collator,
+                train_dataset=train_dataset,
+                eval_dataset=eval_dataset,
+                processing_class=tokenizer if processing_class is None else processing_class,
+                model_init=model_init,
+                compute_loss_func=compute_loss_func,
+                compute_metrics=compute_metrics,
+                callbacks=callbacks,
+                optimizers=optimizers,
+                preprocess_logits_for_metrics=preprocess_logits_for_metrics,
+            )
+        if optimizer_cls_and_kwargs is not None:
+            if optimizers[0] is not None:
+                raise ValueError("optimizers= and optimizer_cls_and_kwargs= exclude each other.")
+            self.optimizer_cls_and_kwargs = optimizer_cls_and_kwargs  # a Seq2SeqTrainer has no such argument
+        own = self.adapter_model
+        if adapter_names is not None:
+            own.set_active_adapters(cast(SetupLike, adapter_names))
+        if own.active_adapters is None and not train_model and _is_trained(own._adapter_registry):
+            raise ValueError(
+                "No adapters are active and the base model is not frozen, so this would train the whole model: call "
+                "model.train_adapter(name) first. To train the whole model, use the Trainer of transformers."
+            )
+        if isinstance(own, ModelWithFlexibleHeadsAdaptersMixin) and self.args.label_names is None:
+            self.label_names = own.get_label_names() or self.label_names
+        self.add_callback(AdapterTrainerCallback(self))
+
+    @property
+    def adapter_model(self) -> ModelAdaptersMixin:
+        """The model itself, without what training wraps around it."""
+        return cast(ModelAdaptersMixin, self.accelerator.unwrap_model(self.model, keep_torch_compile=False))
+
+    @property
+    def train_adapter_fusion(self) -> bool:
+        """Whether a fusion is active."""
+        active = self.adapter_model.active_adapters
+        return active is not None and any(isinstance(block, Fuse) for block in active.blocks())
+
+    # -- loss and optimizer -------------------------------------------------------------------------------------------
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:
+        """As the `Trainer` does, with the regularisation of fusions in training."""
+        found: Any = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        is_step = model.training and torch.is_grad_enabled()
+        extra = fusion.regularization_loss(cast(nn.Module, self.model)) if is_step else None
+        if extra is None:
+            return found
+        if self.compute_loss_func is not None or (self.model_accepts_loss_kwargs and num_items_in_batch is not None):
+            extra = extra / self.current_gradient_accumulation_steps  # the Trainer takes the sum over all batches
+        return (found[0] + extra, found[1]) if return_outputs else found + extra
+
+    def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
+        """The names of what has weight decay: as the `Trainer` says, but no value matrices of fusions."""
+        without = fusion.names_without_decay(model)
+        return [name for name in super().get_decay_parameter_names(model) if name not in without]
+
+    # -- checkpoints --------------------------------------------------------------------------------------------------
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Write adapters, fusions and heads to a folder, as in checkpoints; by default to that of the arguments."""
+        if self.train_model or not self.is_fsdp_enabled:
+            super().save_model(output_dir, _internal_call)
+            return
+        with gathered(cast(nn.Module, self.model)):
+            self._save(output_dir)
+        if self.args.push_to_hub and not _internal_call:
+            self.push_to_hub(commit_message="Model save", revision=self.args.hub_revision)
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        if self.train_model:
+            super()._save(output_dir, state_dict)
+            return
+        if not self.args.should_save:
+            return
+        folder = Path(output_dir or cast(str, self.args.output_dir))
+        checkpoints.write(cast(nn.Module, self.adapter_model), folder)
+        processor = self.processing_class or getattr(self.data_collator, "tokenizer", None)
+        if processor is not None:
+            cast(Any, processor).save_pretrained(folder)
+        torch.save(self.args, os.path.join(folder, TRAINING_ARGS_NAME))
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        folder = Path(resume_from_checkpoint)
+        if not checkpoints.is_checkpoint(folder):
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+            return
+        self._read(folder)
+
+    def _read(self, folder: Path) -> None:
+        with gathered(cast(nn.Module, self.model), keep=True):
+            checkpoints.read(cast(nn.Module, self.adapter_model), folder, is_complete=self.is_fsdp_enabled)
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        if self.train_model or not self.is_fsdp_enabled:
+            super()._save_optimizer_and_scheduler(output_dir)
+            return
+        from accelerate.utils import save_fsdp_optimizer
+
+        # The Trainer would write the whole model beside it.
+        plugin = self.accelerator.state.fsdp_plugin
+        save_fsdp_optimizer(plugin, self.accelerator, self.optimizer, self.model, output_dir)
+        if self.args.should_save:
+            torch.save(cast(Any, self.lr_scheduler).state_dict(), os.path.join(output_dir, SCHEDULER_NAME))
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        try:
+            super()._load_optimizer_and_scheduler(checkpoint)
+        except ValueError as error:
+            raise ValueError(
+                f"The optimizer in {checkpoint} is that of another training: {error}. A checkpoint of a fusion that "
+                "adapters 1.3 has trained groups parameters in another way; remove its optimizer.pt and scheduler.pt "
+                "to go on with its weights alone."
+            ) from None
+
+    def _load_best_model(self) -> None:
+        best = self.state.best_model_checkpoint
+        if best is None or not checkpoints.is_checkpoint(Path(best)):
+            super()._load_best_model()
+            return
+        self._read(Path(best))
+
+
+class Seq2SeqAdapterTrainer(AdapterTrainer, Seq2SeqTrainer):
+    """An `AdapterTrainer` that can evaluate what a model generates.
+
+    >>> arguments = Seq2SeqTrainingArguments("runs", predict_with_generate=True)
+    >>> trainer = Seq2SeqAdapterTrainer(model, arguments, train_dataset=data, eval_dataset=data)
+    """
+
+
+class AdapterTrainerCallback(TrainerCallback):
+    """Looks whether adapters are trained, and the base model is not, when training begins.
+
+    Args:
+        trainer: The trainer.
+
+    Raises:
+        ValueError: the base model is not frozen, or nothing is trained, when training begins.
+    """
+
+    def __init__(self, trainer: Trainer) -> None:
+        super().__init__()
+        self.trainer = trainer
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """See the class."""
+        model = self.trainer.accelerator.unwrap_model(kwargs["model"], keep_torch_compile=False)
+        trains_all = isinstance(self.trainer, AdapterTrainer) and self.trainer.train_model
+        if not trains_all and _is_trained(model._adapter_registry):
+            raise ValueError(
+                "The base model is not frozen, so that it would be trained too: call model.train_adapter(name), or "
+                "model.train_adapter_fusion(setup). If it is to be trained with the adapters, pass train_model=True "
+                "to the AdapterTrainer."
+            )
+        if isinstance(self.trainer, AdapterTrainer) and self.trainer.is_fsdp_enabled and fusion.is_regularized(model):
+            raise NotImplementedError(
+                "The regularisation of fusions needs whole value matrices, which FSDP divides over processes: train "
+                "with DDP, or add the fusion with config='dynamic[regularization=False]'."
+            )
+        if not any(parameter.requires_grad for parameter in model.parameters()):
+            raise ValueError(
+                "Nothing is trained: all parameters are frozen. Call model.train_adapter(name) before trainer.train()."
+            )
+
+
+def _check_has_adapters(model: Any) -> None:
+    if not isinstance(model, ModelAdaptersMixin):
+        raise ValueError(
+            f"This {type(model).__name__} has no adapters: call adapters.init(model), or load it with AutoAdapterModel."
+        )
+
+
+def _is_trained(registry: AdapterRegistry) -> bool:
+    """Whether all of a base model is trained: `train_adapter` was forgotten. Some of its parameters may well be."""
+    owners: list[Adapter | Fusion] = [*registry.adapters.values(), *registry.fusions.values()]
+    added = {id(parameter) for owner in owners for parameter in owner.parameters()}
+    of_base = [p for p in registry.base.parameters() if p.is_floating_point() and id(p) not in added]
+    return bool(of_base) and all(parameter.requires_grad for parameter in of_base)
+
+
+@contextlib.contextmanager
+def _taken_as_trainable(model: Any) -> Iterator[None]:
+    """Let the `Trainer` know that a quantised model has something to be trained.
+
+    It refuses quantised models but those with adapters of `peft`, which it knows by a flag. The flag is set for this
+    one question: all else would treat the model as one of `peft`.
+    """
+    if model is None or not getattr(model, "is_quantized", False) or model._hf_peft_config_loaded:
+        yield
+        return
+    model._hf_peft_config_loaded = True
+    try:
+        yield
+    finally:
+        del model._hf_peft_config_loaded

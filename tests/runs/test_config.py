@@ -1,0 +1,56 @@
+"""One file holds a run; every key can be changed, and what is wrong is said at once."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from adapters.runs import RunConfig, RunError
+from adapters.runs.config import TaskSection
+from adapters.runs.tasks import GLUE, TASKS, completed
+
+
+def test_files_and_changes(tmp_path: Path) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text("model: m\noutput: o\ntask: {name: mrpc}\ntraining: {epochs: 2}\n")
+    config = RunConfig.read(file, {"training.epochs": 5, "adapter.config": "lora[r=4]", "seed": None})
+    assert (config.training.epochs, config.adapter.config, config.seed) == (5, "lora[r=4]", 42)
+    again = tmp_path / "again.yaml"
+    again.write_text(config.to_yaml())
+    assert RunConfig.read(again) == config
+    assert "training" in json.dumps(RunConfig.model_json_schema())
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("model: m\n", "output is missing"),
+        ("model: m\noutput: o\nepochs: 3\n", "epochs is not known"),
+        ("model: m\noutput: o\ntraining: {epochs: many}\n", "training.epochs is 'many'"),
+        ("model: m\noutput: o\ntraining: {batch_size: 0}\n", "greater than or equal to 1"),
+        ("model: m\noutput: o\ntask: {kind: parsing}\n", "task.kind is 'parsing'.*dependency_parsing"),
+        ("- 1\n", "holds no configuration, but list"),
+        ("a: [", "is no YAML"),
+    ],
+)
+def test_what_is_wrong_is_said(tmp_path: Path, text: str, problem: str) -> None:
+    (tmp_path / "run.yaml").write_text(text)
+    with pytest.raises(RunError, match=problem):
+        RunConfig.read(tmp_path / "run.yaml")
+
+
+def test_names_of_tasks_say_the_rest() -> None:
+    task = completed(TaskSection(name="qqp"), ["question1", "question2", "label"])
+    assert (task.kind, task.text, task.label) == ("classification", ["question1", "question2"], "label")
+    assert completed(TaskSection(name="cb"), ["sentence1", "sentence2"]).text == ["sentence1", "sentence2"]
+    assert completed(TaskSection(name="sst2", text=["t"], labels=["no", "yes"]), []).text == ["t"]
+    assert completed(TaskSection(name="own", kind="tagging"), []).kind == "tagging"
+    assert set(GLUE) < set(TASKS)
+    for section, problem in (
+        (TaskSection(name="snli"), "no task 'snli'"),
+        (TaskSection(), "Say what is to be learned"),
+    ):
+        with pytest.raises(RunError, match=problem):
+            completed(section, [])

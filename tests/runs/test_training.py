@@ -1,0 +1,218 @@
+"""A run from its files to an adapter that answers: interrupted, resumed, repeated, in every way it can be set up."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+import torch
+from safetensors.torch import load_file
+
+from adapters import AutoAdapterModel
+from adapters.runs import RunConfig, RunError
+from adapters.runs.fitting import train
+from adapters.runs.folder import RunFolder
+from adapters.runs.glue import run_glue
+from adapters.runs.using import Trained
+
+pytest.importorskip("accelerate")
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return tiny.model_folder(tmp_path_factory.mktemp("model"))
+
+
+def config(model: str, folder: Path, **changes: Any) -> RunConfig:
+    data = tiny.splits(folder / "sst2", tiny.sentences(48), tiny.sentences(12))
+    found = {
+        "model": model,
+        "task.name": "sst2",
+        "task.data_dir": str(data),
+        "training.epochs": 2,
+        "training.batch_size": 8,
+        "training.learning_rate": 0.01,
+        "output": str(folder / "output"),
+    }
+    return RunConfig.read(None, found | {name.replace("__", "."): value for name, value in changes.items()})
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    found = sorted(path for path in folder.rglob("*.safetensors") if "checkpoints" not in path.parts)
+    return {f"{path.name}/{key}": tensor for path in found for key, tensor in load_file(path).items()}
+
+
+def assert_same(one: Path, other: Path) -> None:
+    first, second = weights(one), weights(other)
+    assert first and first.keys() == second.keys()
+    assert all(torch.equal(tensor, second[key]) for key, tensor in first.items())
+
+
+def test_what_a_run_leaves_behind(model: str, tmp_path: Path) -> None:
+    seen: list[Any] = []
+    own = config(model, tmp_path, training__epochs=8, adapter__config="double_seq_bn[reduction_factor=1]")
+    outcome = train(own, seen.append)
+    output = tmp_path / "output"
+    assert outcome.metrics["accuracy"] == 100 and outcome.metrics["steps"] == 48 and outcome.path == output / "adapter"
+    assert {path.name for path in output.iterdir()} == {
+        *("run.yaml", "metrics.json", "history.jsonl", "curve.png", "adapter"),
+    }
+    assert json.loads((output / "metrics.json").read_text()) == outcome.metrics
+    assert any("eval_accuracy" in point for point in seen) and seen[0]["steps"] == 48
+    trained = Trained.load(output)
+    assert trained.evaluate(trained.rows(None, "validation"))["accuracy"] == 100
+    answers = trained.predict(trained.rows_of_texts(["it is good", "it is bad"]))
+    assert [answer["label"] for answer in answers] == ["positive", "negative"]
+    fresh = AutoAdapterModel.from_pretrained(model)
+    assert fresh.load_adapter(output / "adapter") == "sst2" and fresh.get_labels("sst2") == ["negative", "positive"]
+    assert "library_name: adapters" in (output / "adapter" / "README.md").read_text()
+
+
+def test_its_file_gives_the_same_numbers_again(model: str, tmp_path: Path) -> None:
+    first = train(config(model, tmp_path))
+    again = RunConfig.read(tmp_path / "output" / "run.yaml", {"output": str(tmp_path / "again")})
+    second = train(again)
+    measured = ("loss", "accuracy", "steps", "trained_parameters")
+    assert [first.metrics[name] for name in measured] == [second.metrics[name] for name in measured]
+    assert_same(tmp_path / "output", tmp_path / "again")
+
+
+class Interrupted(Exception):
+    """What happens to a process at any time."""
+
+
+def test_interrupted_runs_go_on(model: str, tmp_path: Path) -> None:
+    train(config(model, tmp_path, output=str(tmp_path / "whole")))
+
+    def interrupt(point: Any) -> None:
+        if point["step"] >= 9:
+            raise Interrupted
+
+    own = config(model, tmp_path)
+    with pytest.raises(Interrupted):
+        train(own, interrupt)
+    assert RunFolder(own.output).last_checkpoint() is not None and not RunFolder(own.output).is_finished
+    with pytest.raises(RunError, match=r"is in use: it holds a run. .*--resume"):
+        train(own)
+    with pytest.raises(RunError, match=r"another run, whose training.epochs is 2.0, not 9.0"):
+        train(config(model, tmp_path, training__epochs=9), resume=True)
+    steps: list[int] = []
+    train(own, lambda point: steps.append(point["step"]), resume=True)
+    assert min(steps) > 6  # one epoch was kept
+    assert_same(tmp_path / "whole", tmp_path / "output")
+    assert not (tmp_path / "output" / "checkpoints").exists()
+    before = (tmp_path / "output" / "metrics.json").read_text()
+    train(own, resume=True)  # is finished: nothing is done
+    assert (tmp_path / "output" / "metrics.json").read_text() == before
+    train(config(model, tmp_path, training__epochs=1), overwrite=True)
+    assert (tmp_path / "output" / "metrics.json").read_text() != before
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"adapter__config": "lora[r=2]", "adapter__name": "own.name"},
+        {"adapter__config": {"architecture": "prefix_tuning", "prefix_length": 3, "bottleneck_size": 4}},
+        {"adapter__config": None},
+        {"adapter__config": None, "adapter__train_model": True},
+        {"adapter__train_model": True},
+        {"training__evaluate": 4, "training__early_stopping": 1, "training__gradient_accumulation": 2},
+        {"training__gradient_checkpointing": True, "training__precision": "bf16", "adapter__drop_layers": 1},
+        {"training__max_steps": 3, "training__keep": "last", "training__scheduler": "constant"},
+        {"task__name": None, "task__kind": "masked_lm", "task__text": ["sentence"]},
+    ],
+    ids=str,
+)
+@pytest.mark.filterwarnings("ignore:.*deprecated:FutureWarning")
+def test_every_way_to_train(changes: dict[str, Any], model: str, tmp_path: Path) -> None:
+    own = config(model, tmp_path, **changes)
+    if changes.get("task__name", "") is None:
+        own = own.model_copy(update={"task": own.task.model_copy(update={"name": None})})
+    outcome = train(own)
+    trained = Trained.load(tmp_path / "output")
+    measured = trained.evaluate(trained.rows(None, "validation"))
+    assert measured["loss"] > 0 and outcome.metrics["trained_parameters"] > 0
+    if own.task.name:
+        assert measured["accuracy"] == pytest.approx(
+            outcome.metrics["accuracy"], abs=9 if own.training.precision == "bf16" else 1e-3
+        )
+
+
+def test_stacked_and_fused(model: str, tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        train(config(model, tmp_path, adapter__name=name, output=str(tmp_path / name), training__max_steps=2))
+    paths = [str(tmp_path / name / "adapter") for name in ("one", "two")]
+    before = weights(tmp_path / "one" / "adapter")
+    for changes in ({"adapter__under": paths[:1]}, {"adapter__fuse": paths}):
+        shutil.rmtree(tmp_path / "output", ignore_errors=True)
+        train(config(model, tmp_path, **changes, training__max_steps=3))
+        trained = Trained.load(tmp_path / "output")
+        assert len(trained.model.active_adapters) == 2
+        saved = load_file(tmp_path / "output" / "adapter" / "one" / "adapter.safetensors")
+        assert all(
+            torch.equal(saved[key.partition("/")[2]], before[key]) for key in before if key.startswith("adapter.")
+        )
+    with pytest.raises(RunError, match="exclude each other"):
+        train(config(model, tmp_path, adapter__under=paths, adapter__fuse=paths), overwrite=True)
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"adapter__config": "seq_bm"}, "seq_bm"),
+        ({"task__label": "lable"}, "has no column 'lable'"),
+        ({"task__text": ["text"]}, "has no column 'text'; it has sentence, label"),
+        ({"task__labels": ["yes", "no", "maybe"]}, ""),
+        ({"task__train": "/nowhere.jsonl"}, "There is no file /nowhere.jsonl"),
+        ({"task__data_dir": "/nowhere"}, "There is no folder /nowhere"),
+        ({"training__metric": "f2"}, "f2"),
+    ],
+    ids=str,
+)
+def test_what_is_wrong_is_said_before_anything_is_written(
+    changes: dict[str, Any], problem: str, model: str, tmp_path: Path
+) -> None:
+    if not problem:
+        train(config(model, tmp_path, **changes))
+        return
+    with pytest.raises(RunError, match=problem):
+        train(config(model, tmp_path, **changes))
+    assert not (tmp_path / "output" / "metrics.json").exists()
+
+
+def test_models_that_are_not_there(model: str, tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="/nowhere/at/all"):
+        train(config("/nowhere/at/all", tmp_path))
+
+
+def test_glue(model: str, tmp_path: Path) -> None:
+    tiny.splits(tmp_path / "data" / "SST-2", tiny.sentences(16))
+    tiny.write(tmp_path / "data" / "SST-2" / "test.jsonl", [{"sentence": row["sentence"]} for row in tiny.sentences(5)])
+    pairs = [{"sentence1": "it was good", "sentence2": "it was not", "label": n % 2} for n in range(16)]
+    tiny.splits(tmp_path / "data" / "rte", pairs)
+    tiny.write(tmp_path / "data" / "rte" / "test.jsonl", pairs[:3])
+    settings = {"model": model, "training.max_steps": 2, "training.batch_size": 8}
+    seen: list[str] = []
+
+    def watch(task: str) -> Any:
+        seen.append(task)
+        return lambda point: None
+
+    result = run_glue(settings, tmp_path / "data", tmp_path / "out", None, watch)
+    assert seen == ["sst2", "rte"] and set(result.missing) == {"cola", "mrpc", "stsb", "qqp", "mnli", "qnli"}
+    assert result.scores["SST-2"] is not None and result.scores["MNLI(mm)"] is None and result.total is not None
+    lines = (tmp_path / "out" / "submission" / "RTE.tsv").read_text().splitlines()
+    assert lines[0] == "index\tprediction" and {line.split("\t")[1] for line in lines[1:]} <= {
+        "entailment",
+        "not_entailment",
+    }
+    assert len((tmp_path / "out" / "submission" / "SST-2.tsv").read_text().splitlines()) == 6
+    written = (tmp_path / "out" / "rte" / "metrics.json").stat().st_mtime_ns
+    assert run_glue(settings, tmp_path / "data", tmp_path / "out").scores == result.scores
+    assert (tmp_path / "out" / "rte" / "metrics.json").stat().st_mtime_ns == written
+    with pytest.raises(RunError, match="no task 'snli' in GLUE"):
+        run_glue(settings, tmp_path / "data", tmp_path / "out", ["snli"])

@@ -1,0 +1,74 @@
+"""Batches of several tasks: each row goes through the adapter that it names, and its label to the head of that name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny_runs import arguments, rows
+from transformers import BertConfig, Trainer
+
+import models
+from adapters import AdapterTrainer, AutoAdapterModel, MultiTask
+from adapters.training import AdapterNamesCollator
+
+pytest.importorskip("accelerate", reason="the Trainer needs it")
+
+
+def model() -> Any:
+    """A model with two tasks of 2 and 3 labels."""
+    torch.manual_seed(0)
+    made = AutoAdapterModel.from_config(BertConfig(**models.BERT))
+    for name, labels in (("two", 2), ("three", 3)):
+        made.add_adapter(name, config="seq_bn[reduction_factor=4]")
+        made.add_classification_head(name, num_labels=labels)
+    made.train_adapter(MultiTask("two", "three"))
+    return made
+
+
+def tasks(count: int = 12) -> list[dict[str, Any]]:
+    """Rows of both tasks in turn."""
+    data = rows(count)
+    return [{**row, "adapter_names": ("two", "three")[i % 2]} for i, row in enumerate(data)]
+
+
+@pytest.mark.parametrize("kind", [Trainer, AdapterTrainer])
+def test_rows_name_their_adapters(kind: Any, tmp_path: Path) -> None:
+    made = model()
+    given = arguments(tmp_path, remove_unused_columns=False, eval_strategy="no", max_steps=20)
+    before = {name: p.detach().clone() for name, p in made.named_parameters()}
+    trainer = kind(made, given, data_collator=AdapterNamesCollator(), train_dataset=tasks())
+    trainer.train()
+    moved = {name for name, p in made.named_parameters() if not torch.equal(p, before[name])}
+    assert {"two", "three"} == {task for task in ("two", "three") for name in moved if f".{task}." in name}
+    assert all(".two." in name or ".three." in name for name in moved)
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    assert losses[-1] < losses[0]
+
+
+def test_a_task_alone_learns_the_same(tmp_path: Path) -> None:
+    """Rows of one task change nothing of the other, and give the gradients that they give by themselves."""
+    made, data = model().eval(), [row for row in tasks() if row["adapter_names"] == "three"]
+    batch = AdapterNamesCollator()(data)
+    loss = made(**batch).loss
+    loss.backward()
+    mixed = {n: p.grad.clone() for n, p in made.named_parameters() if p.grad is not None and p.grad.any()}
+    assert mixed and all(".three." in name for name in mixed)
+    made.zero_grad()
+    made.set_active_adapters("three")
+    own = made(**{key: value for key, value in batch.items() if key != "adapter_names"}).loss
+    own.backward()
+    torch.testing.assert_close(loss, own)
+    found = {n: p.grad for n, p in made.named_parameters() if p.grad is not None and p.grad.any()}
+    torch.testing.assert_close(found, mixed)
+
+
+def test_all_rows_have_names_or_none() -> None:
+    data = tasks(4)
+    assert AdapterNamesCollator()(data)["adapter_names"] == ["two", "three", "two", "three"]
+    assert "adapter_names" not in AdapterNamesCollator()(rows(4))
+    del data[1]["adapter_names"]
+    with pytest.raises(ValueError, match="Of 4 rows of a batch 3 have a column 'adapter_names'"):
+        AdapterNamesCollator()(data)
