@@ -19,6 +19,7 @@ ROOT = Path(__file__).parents[1]
         "ARCHITECTURE.md",
         "CONTRIBUTING.md",
         "docs/composition.md",
+        "docs/files.md",
         "docs/heads.md",
         "docs/peft.md",
         "docs/training.md",

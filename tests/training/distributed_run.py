@@ -29,7 +29,7 @@ def main(folder: str, kind: str, batch: str, options: str) -> None:
     count = int(batch) // int(os.environ.get("WORLD_SIZE", "1"))
     arguments = TrainingArguments(
         output_dir=folder, max_steps=4, save_steps=2, logging_steps=1, per_device_train_batch_size=count,
-        per_device_eval_batch_size=count, learning_rate=1e-2, optim="sgd", max_grad_norm=0.0, report_to="none",
+        per_device_eval_batch_size=count, learning_rate=1e-2, optim=given.pop("optim", "sgd"), max_grad_norm=0.0, report_to="none",
         use_cpu=True, disable_tqdm=True, dataloader_pin_memory=False, eval_strategy="steps", eval_steps=2, **given,
     )  # fmt: skip
     trainer = AdapterTrainer(

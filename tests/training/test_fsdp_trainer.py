@@ -14,27 +14,23 @@ pytest.importorskip("accelerate", reason="the Trainer needs it")
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("version", "optimizer"),
-    # On the CPU, the first FSDP of torch mixes up the two averages of Adam when it collects them.
-    [("1", "sgd"), ("2", "sgd"), ("2", "adamw_torch")],
+    ("kind", "version", "optimizer"),
+    [
+        # On the CPU, the first FSDP of torch mixes up the two averages of Adam when it collects them, …
+        ("flexible", "1", "sgd"),
+        # … and the second one cannot read an optimizer that has nothing to remember.
+        ("flexible", "2", "adamw_torch"),
+        ("lora", "2", "adamw_torch"),
+    ],
 )
-@pytest.mark.parametrize("kind", ["flexible", "lora"])
 def test_fsdp(kind: str, version: str, optimizer: str, tmp_path: Path) -> None:
     means = {} if kind == "flexible" else {"average_tokens_across_devices": False}  # see test_ddp
     options: dict[str, Any] = {**means, "optim": optimizer, "load_best_model_at_end": True}
+    run((), "distributed_run.py", str(tmp_path / "one"), kind, "4", json.dumps(options))
     train(tmp_path / "two", kind, version, options)
+    assert_close(tmp_path / "one", tmp_path / "two")
     config = json.loads((tmp_path / "two" / "a" / "adapter_config.json").read_text())
     assert config["model_class"] in ("BertAdapterModel", "BertForSequenceClassification")
-    if optimizer == "sgd":
-        run(
-            (),
-            "distributed_run.py",
-            str(tmp_path / "one"),
-            kind,
-            "4",
-            json.dumps({**means, "load_best_model_at_end": True}),
-        )
-        assert_close(tmp_path / "one", tmp_path / "two")
     train(tmp_path / "parts", kind, version, {**options, "load_best_model_at_end": False, "stop": 2})
     train(tmp_path / "parts", kind, version, {**options, "resume": True})
     assert_close(tmp_path / "two", tmp_path / "parts", 0.0)
