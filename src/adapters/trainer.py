@@ -31,7 +31,7 @@ from .methods.fusion import Fusion
 from .model import ModelAdaptersMixin
 from .registry import Adapter, AdapterRegistry
 from .training import checkpoints, fusion
-from .training.sharded import gathered
+from .training.sharded import complete_state, gathered
 
 
 class AdapterTrainer(Trainer):
@@ -210,6 +210,7 @@ class AdapterTrainer(Trainer):
 
         # The Trainer would write the whole model beside it.
         plugin = self.accelerator.state.fsdp_plugin
+        complete_state(cast(torch.optim.Optimizer, self.optimizer))
         save_fsdp_optimizer(plugin, self.accelerator, self.optimizer, self.model, output_dir)
         if self.args.should_save:
             torch.save(cast(Any, self.lr_scheduler).state_dict(), os.path.join(output_dir, SCHEDULER_NAME))

@@ -28,14 +28,30 @@ def main(folder: str, kind: str, batch: str, options: str) -> None:
     stop, resume = given.pop("stop", None), given.pop("resume", False)
     count = int(batch) // int(os.environ.get("WORLD_SIZE", "1"))
     arguments = TrainingArguments(
-        output_dir=folder, max_steps=4, save_steps=2, logging_steps=1, per_device_train_batch_size=count,
-        per_device_eval_batch_size=count, learning_rate=1e-2, optim=given.pop("optim", "sgd"), max_grad_norm=0.0, report_to="none",
-        use_cpu=True, disable_tqdm=True, dataloader_pin_memory=False, eval_strategy="steps", eval_steps=2, **given,
-    )  # fmt: skip
+        output_dir=folder,
+        max_steps=4,
+        save_steps=2,
+        logging_steps=1,
+        per_device_train_batch_size=count,
+        per_device_eval_batch_size=count,
+        learning_rate=1e-2,
+        optim=given.pop("optim", "sgd"),
+        max_grad_norm=0.0,
+        report_to="none",
+        use_cpu=True,
+        disable_tqdm=True,
+        dataloader_pin_memory=False,
+        eval_strategy="steps",
+        eval_steps=2,
+        **given,
+    )
     trainer = AdapterTrainer(
-        MODELS[kind](), arguments, train_dataset=rows(16), eval_dataset=rows(16),
+        MODELS[kind](),
+        arguments,
+        train_dataset=rows(16),
+        eval_dataset=rows(16),
         callbacks=[] if stop is None else [Interruption(stop)],
-    )  # fmt: skip
+    )
     trainer.remove_callback(PrinterCallback)
     trainer.train(resume_from_checkpoint=resume or None)
     trainer.save_model(folder)

@@ -64,11 +64,24 @@ def main(folder: str, kind: str, version: str, options: str) -> None:
         **({"use_orig_params": True, "sync_module_states": False} if version == "1" else {}),
     }  # fmt: skip
     arguments = TrainingArguments(
-        output_dir=folder, max_steps=4, save_steps=2, logging_steps=1, per_device_train_batch_size=2,
-        per_device_eval_batch_size=2, learning_rate=1e-2, max_grad_norm=0.0, report_to="none", use_cpu=True,
-        disable_tqdm=True, dataloader_pin_memory=False, eval_strategy="steps", eval_steps=2, fsdp=True, fsdp_config=fsdp,
+        output_dir=folder,
+        max_steps=4,
+        save_steps=2,
+        logging_steps=1,
+        per_device_train_batch_size=2,
+        per_device_eval_batch_size=2,
+        learning_rate=1e-2,
+        max_grad_norm=0.0,
+        report_to="none",
+        use_cpu=True,
+        disable_tqdm=True,
+        dataloader_pin_memory=False,
+        eval_strategy="steps",
+        eval_steps=2,
+        fsdp=True,
+        fsdp_config=fsdp,
         **given,
-    )  # fmt: skip
+    )
     callbacks: list[TrainerCallback] = [Divided(), *([] if stop is None else [Interruption(stop)])]
     trainer = AdapterTrainer(
         MODELS[kind](), arguments, train_dataset=rows(16), eval_dataset=rows(16), callbacks=callbacks

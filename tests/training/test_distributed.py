@@ -24,8 +24,11 @@ def run(launcher: tuple[str, ...], script: str, *arguments: str) -> None:
     paths = os.pathsep.join([str(HERE), str(HERE.parent), *filter(None, [os.environ.get("PYTHONPATH")])])
     found = subprocess.run(
         [sys.executable, *launch, str(HERE / script), *arguments],
-        capture_output=True, text=True, timeout=300, env={**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"},
+    )
     assert found.returncode == 0, found.stderr[-3000:]
 
 

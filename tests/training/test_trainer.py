@@ -233,9 +233,11 @@ def test_the_regularisation_of_fusions_is_in_the_loss(
 def test_evaluation_and_prediction(tmp_path: Path) -> None:
     model = flexible()
     given = AdapterTrainer(
-        model, arguments(tmp_path, eval_strategy="no"), eval_dataset=rows(),
+        model,
+        arguments(tmp_path, eval_strategy="no"),
+        eval_dataset=rows(),
         compute_metrics=lambda found: {"accuracy": float((found.predictions.argmax(-1) == found.label_ids).mean())},
-    )  # fmt: skip
+    )
     batch = torch.stack([row["input_ids"] for row in rows()])
     expected = model.eval()(batch).logits.detach()
     found = given.predict(rows())

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
@@ -13,6 +15,18 @@ from .transactions import consistently
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+
+@contextlib.contextmanager
+def _without_collecting() -> Iterator[None]:
+    """Python's collector looks at all modules again and again while new ones are made, for a third of the time."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def read_with_report(
@@ -32,13 +46,15 @@ def read_with_report(
     if strict:
         if report is not None:
             raise ValueError("report= says what strict=False has passed over; without that, differences are an error.")
-        return consistently(folder, lambda: read(None))
+        with _without_collecting():
+            return consistently(folder, lambda: read(None))
 
     def noting() -> tuple[T, LoadReport]:
         found = LoadReport()
         return read(found), found
 
-    result, found = consistently(folder, noting)
+    with _without_collecting():
+        result, found = consistently(folder, noting)
     if found:
         logger.warning("%s does not fit this model; what fits was loaded.\n%s", folder, found)
     if report is not None:

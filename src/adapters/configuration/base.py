@@ -36,7 +36,7 @@ class Fields(Mapping[str, Any]):
     """An immutable dataclass that can be read like a dictionary of its fields."""
 
     def __getitem__(self, field: str) -> Any:
-        if field in {f.name for f in dataclasses.fields(self)}:
+        if field in self.__dataclass_fields__:
             return getattr(self, field)
         raise KeyError(field)
 

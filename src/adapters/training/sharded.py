@@ -69,3 +69,23 @@ def _whole(model: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Parameter]]:
                     full = parameter.detach().full_tensor()
                     made[id(parameter)] = nn.Parameter(full, requires_grad=parameter.requires_grad)
                 yield module, name, made[id(parameter)]
+
+
+def complete_state(optimizer: torch.optim.Optimizer) -> None:
+    """Give parameters that had no gradient yet, such as those of other heads, the state that they begin with: zeros.
+
+    What has no state would be missing where torch reads the optimizer of a divided model again, which is an error.
+
+    Args:
+        optimizer: The optimizer. One whose state is not like its parameters stays as it is.
+    """
+    parameters = [p for group in optimizer.param_groups for p in group["params"] if p.requires_grad]
+    first = next((p for p in parameters if optimizer.state.get(p)), None)
+    if first is None:
+        return
+    model = optimizer.state[first]
+    if not all(isinstance(value, torch.Tensor) and value.shape in (first.shape, ()) for value in model.values()):
+        return
+    for p in parameters:
+        if not optimizer.state.get(p):
+            optimizer.state[p] = {k: torch.zeros_like(p if v.shape == first.shape else v) for k, v in model.items()}
