@@ -64,6 +64,8 @@ def main(folder: str, how: str, method: str, kind: str) -> None:
             checkpoints.write(model, Path(folder))
     outer(**batch).loss.backward()  # the model goes on
     if count > 1:
+        dist.barrier()
+        del outer  # torch hangs now and then if what DDP has wrapped around any model is freed after its group
         dist.destroy_process_group()
 
 
