@@ -3,10 +3,10 @@
     python benchmarks/quality.py all --results quality.jsonl     # hours; when stopped, it goes on from there
     python benchmarks/quality.py table --results quality.jsonl   # the table in docs/results.md
 
-Every method walks the same grid of learning rates, from its second value in whichever direction is better, until it
-gets worse; the best one is run with further seeds. The score is that of GLUE on the development set after the last
-epoch: no epoch is chosen. Each run has a process of its own, so that its peak memory is its own. Training is in
-bfloat16 (autocast), the same for all.
+Every method walks the same grid of learning rates, from a usual one for it in whichever direction is better, until it
+gets worse; the best one is run with a further seed. The score is that of GLUE on the development set after the last
+epoch: no epoch is chosen. Each run has a process and a core of its own, so that its time and peak memory are its own.
+Training is in bfloat16 (autocast), the same for all.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -35,8 +36,8 @@ from transformers import AutoTokenizer, get_linear_schedule_with_warmup
 from adapters import AutoAdapterModel
 
 DATA = Path(os.environ.get("ADAPTERS_SHARED", "../shared")) / "data"
-RATES = (1e-4, 3e-4, 1e-3, 3e-3)
-SEEDS = (1, 2, 3)
+RATES = (3e-5, 1e-4, 3e-4, 1e-3, 3e-3)
+SEEDS = (1, 2)
 BATCH, LONGEST = 32, 128
 
 
@@ -58,16 +59,27 @@ TASKS = {
     "sst2": Task(("sentence",), 2, 2, rows=8000),
 }
 
-METHODS: dict[str, str | None] = {
-    "full fine-tuning": None,
-    "head only": None,
-    "seq_bn": "seq_bn[reduction_factor=4]",
-    "double_seq_bn": "double_seq_bn[reduction_factor=8]",
-    "par_bn": "par_bn[reduction_factor=4]",
-    "lora": "lora[r=16,alpha=32,intermediate_lora=True,output_lora=True]",
-    "prefix": "prefix_tuning[bottleneck_size=128]",
-    "compacter": "compacter",
+
+@dataclass(frozen=True)
+class Method:
+    """A way to train: its preset, if it adds an adapter, and the learning rate from which its walk starts."""
+
+    preset: str | None
+    first_rate: float
+
+
+FULL, HEAD_ONLY = "full fine-tuning", "head only"
+METHODS = {
+    FULL: Method(None, 1e-4),
+    HEAD_ONLY: Method(None, 1e-3),
+    "seq_bn": Method("seq_bn[reduction_factor=4]", 1e-3),
+    "lora": Method("lora[r=16,alpha=32,intermediate_lora=True,output_lora=True]", 1e-3),
+    "double_seq_bn": Method("double_seq_bn[reduction_factor=8]", 1e-3),
+    "par_bn": Method("par_bn[reduction_factor=4]", 1e-3),
+    "prefix": Method("prefix_tuning[bottleneck_size=128]", 1e-3),
+    "compacter": Method("compacter", 3e-3),
 }
+FIRST_METHODS = 4  # these are finished before the others are begun
 
 
 @dataclass(frozen=True)
@@ -141,14 +153,14 @@ def metrics_of(task: str, logits: Tensor, labels: Tensor) -> tuple[float, dict[s
 def trained(run: Run) -> Result:
     """Train once."""
     torch.manual_seed(run.seed)
-    task, preset = TASKS[run.task], METHODS[run.method]
+    task, preset = TASKS[run.task], METHODS[run.method].preset
     tokenizer = AutoTokenizer.from_pretrained(get_model_path())
     model = AutoAdapterModel.from_pretrained(get_model_path())
     model.add_classification_head("task", num_labels=task.labels)
     if preset is not None:
         model.add_adapter("task", config=preset)
         model.train_adapter("task")
-    elif run.method == "head only":
+    elif run.method == HEAD_ONLY:
         model.freeze_model()
     model.active_head = "task"
     own = [p for p in model.parameters() if p.requires_grad]
@@ -183,9 +195,9 @@ def trained(run: Run) -> Result:
 
 def _bytes_on_disk(model: Any, run: Run) -> int:
     with tempfile.TemporaryDirectory() as folder:
-        if METHODS[run.method] is not None:
+        if METHODS[run.method].preset is not None:
             model.save_adapter(folder, "task")
-        elif run.method == "head only":
+        elif run.method == HEAD_ONLY:
             model.save_head(folder, "task")
         else:
             model.save_pretrained(folder)
@@ -209,7 +221,7 @@ def walked(task: str, method: str, known: dict[Run, dict[str, Any]]) -> Run | No
         found = known.get(Run(task, method, RATES[number], SEEDS[0]))
         return None if found is None else found["score"]
 
-    best = 1
+    best = RATES.index(METHODS[method].first_rate)
     while True:
         for number in (best, best + 1, best - 1):
             if score(number) is None:
@@ -233,22 +245,42 @@ def one(task: str, method: str, rate: float, seed: int) -> None:
 
 
 @app.command(name="all")
-def everything(results: Results = Path("quality.jsonl")) -> None:
-    """Train all that is not in the file yet, the first seeds of all tasks first."""
-    while True:
-        known = read(results)
-        needed = [run for method in METHODS for task in TASKS if (run := walked(task, method, known)) is not None]
-        if not needed:
-            return
-        run = min(needed, key=lambda run: (SEEDS.index(run.seed), list(TASKS).index(run.task)))
-        arguments = [run.task, run.method, str(run.rate), str(run.seed)]
-        output = subprocess.run(
-            [sys.executable, __file__, "one", *arguments], check=True, capture_output=True, text=True
-        )
-        line = output.stdout.strip().splitlines()[-1]
-        with results.open("a", encoding="utf-8") as file:
-            file.write(line + "\n")
-        print(*arguments, round(json.loads(line)["score"], 1), f"{json.loads(line)['seconds']:.0f} s", flush=True)
+def everything(results: Results = Path("quality.jsonl"), jobs: int = 1) -> None:
+    """Train all that is not in the file yet, so many runs at a time."""
+    running: dict[Future[str], Run] = {}
+    with ThreadPoolExecutor(jobs) as pool:
+        while True:
+            for run in needed(read(results), set(running.values()))[: jobs - len(running)]:
+                running[pool.submit(in_a_process, run)] = run
+            if not running:
+                return
+            finished, _ = wait(running, return_when=FIRST_COMPLETED)
+            for future in finished:
+                run, line = running.pop(future), future.result()
+                with results.open("a", encoding="utf-8") as file:
+                    file.write(line + "\n")
+                found = json.loads(line)
+                print(*asdict(run).values(), round(found["score"], 1), f"{found['seconds']:.0f} s", flush=True)
+
+
+def needed(known: dict[Run, dict[str, Any]], running: set[Run]) -> list[Run]:
+    """What each method needs next on each task, the most urgent first."""
+    names, tasks = list(METHODS), list(TASKS)
+    cells = [(method, task) for method in names for task in tasks]
+    busy = {(run.method, run.task) for run in running}
+    found = [run for cell in cells if cell not in busy and (run := walked(cell[1], cell[0], known)) is not None]
+    return sorted(
+        found,
+        key=lambda run: (names.index(run.method) >= FIRST_METHODS, SEEDS.index(run.seed), tasks.index(run.task)),
+    )
+
+
+def in_a_process(run: Run) -> str:
+    """Train in a process of its own, on one thread; a line of JSON."""
+    arguments = [sys.executable, __file__, "one", run.task, run.method, str(run.rate), str(run.seed)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    output = subprocess.run(arguments, check=True, capture_output=True, text=True, env=environment)
+    return output.stdout.strip().splitlines()[-1]
 
 
 @app.command()
