@@ -166,7 +166,7 @@ def trained(run: Run) -> Result:
     own = [p for p in model.parameters() if p.requires_grad]
     train_rows, generator = rows_of(run.task, "train"), random.Random(run.seed)
     steps = task.epochs * math.ceil(len(train_rows) / BATCH)
-    optimizer = torch.optim.AdamW(own, lr=run.rate, weight_decay=0.01)
+    optimizer = torch.optim.AdamW(own, lr=run.rate, weight_decay=0.01, fused=True)
     schedule = get_linear_schedule_with_warmup(optimizer, int(0.06 * steps), steps)
     model.train()
     start = time.process_time()  # one thread: waiting for others does not count
