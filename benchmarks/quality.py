@@ -52,11 +52,11 @@ class Task:
 
 
 TASKS = {
-    "rte": Task(("sentence1", "sentence2"), 2, 5),
     "mrpc": Task(("sentence1", "sentence2"), 2, 4),
     "cola": Task(("sentence",), 2, 4),
     "stsb": Task(("sentence1", "sentence2"), 1, 3),
     "sst2": Task(("sentence",), 2, 2, rows=8000),
+    "rte": Task(("sentence1", "sentence2"), 2, 5),
 }
 
 
