@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator, Sequence
+import warnings
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from transformers import (
     PreTrainedModel,
     Seq2SeqTrainer,
+    Seq2SeqTrainingArguments,
     Trainer,
     TrainerCallback,
     TrainerControl,
@@ -27,10 +29,10 @@ from .composition import AdapterCompositionBlock as AdapterCompositionBlock
 from .composition import Fuse as Fuse
 from .composition import SetupLike
 from .heads.flexible import ModelWithFlexibleHeadsAdaptersMixin
-from .methods.fusion import Fusion
 from .model import ModelAdaptersMixin
-from .registry import Adapter, AdapterRegistry
-from .training import checkpoints, fusion
+from .model.resuming import trains_base
+from .training import checkpoints, fusion, smoothing
+from .training.aligned import aligned
 from .training.sharded import complete_state, gathered
 
 
@@ -43,15 +45,16 @@ class AdapterTrainer(Trainer):
     >>> trainer.train()
     >>> trainer.train(resume_from_checkpoint=True)
 
-    All that it adds to the `Trainer` of transformers, which works too, but writes whole models:
+    All that it adds to the `Trainer` of transformers, which works too:
 
-    - Checkpoints hold a folder for each adapter, fusion and head, which `load_adapter`, `load_adapter_fusion` and
-      `load_head` read, and what it takes to resume: the losses and weights of a training that was interrupted are those
-      of one that was not. Checkpoints of AdapterHub's `adapters` 1.3 are read too.
+    - `save_model` writes what checkpoints hold: a folder for each adapter, fusion and head, which `load_adapter`,
+      `load_adapter_fusion` and `load_head` read, and what it takes to resume. The losses and weights of a training that
+      was interrupted are those of one that was not. Checkpoints of AdapterHub's `adapters` 1.3 are read too.
     - Where fusions are trained (`train_adapter_fusion`), their regularisation is added to the loss, and their value
       matrices have no weight decay.
-    - Base models may be quantised.
-    - It finds the names of the labels of flexible heads.
+    - It knows flexible heads: the names of their labels, which labels are shifted where they are smoothed, and where
+      rows have heads of their own, it gives predictions in the order of the rows.
+    - Under FSDP adapters are written as a whole.
 
     Args:
         model: A model with adapters: of `AutoAdapterModel`, or after `adapters.init`.
@@ -100,29 +103,34 @@ class AdapterTrainer(Trainer):
         if model is not None:
             _check_has_adapters(model)
         self.train_model = train_model
-        with _taken_as_trainable(model):
-            super().__init__(
-                model=model,
-                args=args,
-                data_collator=data_collator,
-                train_dataset=train_dataset,
-                eval_dataset=eval_dataset,
-                processing_class=tokenizer if processing_class is None else processing_class,
-                model_init=model_init,
-                compute_loss_func=compute_loss_func,
-                compute_metrics=compute_metrics,
-                callbacks=callbacks,
-                optimizers=optimizers,
-                preprocess_logits_for_metrics=preprocess_logits_for_metrics,
-            )
+        super().__init__(
+            model=model,
+            args=args,
+            data_collator=data_collator,
+            train_dataset=train_dataset,
+            eval_dataset=eval_dataset,
+            processing_class=tokenizer if processing_class is None else processing_class,
+            model_init=model_init,
+            compute_loss_func=compute_loss_func,
+            compute_metrics=compute_metrics,
+            callbacks=callbacks,
+            optimizers=optimizers,
+            preprocess_logits_for_metrics=preprocess_logits_for_metrics,
+        )
         if optimizer_cls_and_kwargs is not None:
             if optimizers[0] is not None:
                 raise ValueError("optimizers= and optimizer_cls_and_kwargs= exclude each other.")
             self.optimizer_cls_and_kwargs = optimizer_cls_and_kwargs  # a Seq2SeqTrainer has no such argument
+        if self.args.fsdp and not self.is_fsdp_enabled:
+            warnings.warn(
+                "fsdp is set, but accelerate divides no model here: it does so on accelerators only. Each process has "
+                "the whole model (DDP), with the same results.",
+                stacklevel=2,
+            )
         own = self.adapter_model
         if adapter_names is not None:
             own.set_active_adapters(cast(SetupLike, adapter_names))
-        if own.active_adapters is None and not train_model and _is_trained(own._adapter_registry):
+        if own.active_adapters is None and not train_model and trains_base(own._adapter_registry):
             raise ValueError(
                 "No adapters are active and the base model is not frozen, so this would train the whole model: call "
                 "model.train_adapter(name) first. To train the whole model, use the Trainer of transformers."
@@ -142,6 +150,12 @@ class AdapterTrainer(Trainer):
         active = self.adapter_model.active_adapters
         return active is not None and any(isinstance(block, Fuse) for block in active.blocks())
 
+    def create_accelerator_and_postprocess(self) -> None:
+        """As the `Trainer` does. That of transformers 5.5 lets accelerate divide losses that it has divided itself."""
+        super().create_accelerator_and_postprocess()
+        if not self.is_deepspeed_enabled:
+            self.accelerator.gradient_accumulation_steps = 1  # as from transformers 5.6 on
+
     # -- loss and optimizer -------------------------------------------------------------------------------------------
 
     def compute_loss(
@@ -151,8 +165,20 @@ class AdapterTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
-        """As the `Trainer` does, with the regularisation of fusions in training."""
-        found: Any = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        """As the `Trainer` does, with the regularisation of fusions in training, and labels smoothed as heads need it.
+
+        Raises:
+            ValueError: labels are to be smoothed that are no classes.
+        """
+        smoother = self.label_smoother
+        if smoother is not None and self.compute_loss_func is None:
+            own = cast(nn.Module, self.adapter_model)
+            self.label_smoother = cast(Any, smoothing.fitted(smoother, own))
+            inputs = smoothing.prepared(inputs, own)
+        try:
+            found: Any = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        finally:
+            self.label_smoother = smoother
         is_step = model.training and torch.is_grad_enabled()
         extra = fusion.regularization_loss(cast(nn.Module, self.model)) if is_step else None
         if extra is None:
@@ -160,6 +186,23 @@ class AdapterTrainer(Trainer):
         if self.compute_loss_func is not None or (self.model_accepts_loss_kwargs and num_items_in_batch is not None):
             extra = extra / self.current_gradient_accumulation_steps  # the Trainer takes the sum over all batches
         return (found[0] + extra, found[1]) if return_outputs else found + extra
+
+    def prediction_step(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        prediction_loss_only: bool,
+        ignore_keys: list[str] | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """As the `Trainer` does; where rows have heads of their own, logits are in the order of the rows."""
+        is_one = not prediction_loss_only and not kwargs and not self._generates()
+        with aligned(cast(nn.Module, self.adapter_model)) if is_one else contextlib.nullcontext():
+            return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys, **kwargs)
+
+    def _generates(self) -> bool:
+        """Whether texts are generated in evaluations."""
+        return isinstance(self.args, Seq2SeqTrainingArguments) and self.args.predict_with_generate
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
         """The names of what has weight decay: as the `Trainer` says, but no value matrices of fusions."""
@@ -180,7 +223,9 @@ class AdapterTrainer(Trainer):
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         if self.train_model:
-            super()._save(output_dir, state_dict)
+            # With a state the model is written as a whole, also where a part of it is frozen.
+            whole = cast(nn.Module, self.adapter_model).state_dict() if state_dict is None else state_dict
+            super()._save(output_dir, whole)
             return
         if not self.args.should_save:
             return
@@ -261,7 +306,7 @@ class AdapterTrainerCallback(TrainerCallback):
         """See the class."""
         model = self.trainer.accelerator.unwrap_model(kwargs["model"], keep_torch_compile=False)
         trains_all = isinstance(self.trainer, AdapterTrainer) and self.trainer.train_model
-        if not trains_all and _is_trained(model._adapter_registry):
+        if not trains_all and trains_base(model._adapter_registry):
             raise ValueError(
                 "The base model is not frozen, so that it would be trained too: call model.train_adapter(name), or "
                 "model.train_adapter_fusion(setup). If it is to be trained with the adapters, pass train_model=True "
@@ -283,28 +328,3 @@ def _check_has_adapters(model: Any) -> None:
         raise ValueError(
             f"This {type(model).__name__} has no adapters: call adapters.init(model), or load it with AutoAdapterModel."
         )
-
-
-def _is_trained(registry: AdapterRegistry) -> bool:
-    """Whether all of a base model is trained: `train_adapter` was forgotten. Some of its parameters may well be."""
-    owners: list[Adapter | Fusion] = [*registry.adapters.values(), *registry.fusions.values()]
-    added = {id(parameter) for owner in owners for parameter in owner.parameters()}
-    of_base = [p for p in registry.base.parameters() if p.is_floating_point() and id(p) not in added]
-    return bool(of_base) and all(parameter.requires_grad for parameter in of_base)
-
-
-@contextlib.contextmanager
-def _taken_as_trainable(model: Any) -> Iterator[None]:
-    """Let the `Trainer` know that a quantised model has something to be trained.
-
-    It refuses quantised models but those with adapters of `peft`, which it knows by a flag. The flag is set for this
-    one question: all else would treat the model as one of `peft`.
-    """
-    if model is None or not getattr(model, "is_quantized", False) or model._hf_peft_config_loaded:
-        yield
-        return
-    model._hf_peft_config_loaded = True
-    try:
-        yield
-    finally:
-        del model._hf_peft_config_loaded

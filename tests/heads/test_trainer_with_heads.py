@@ -7,11 +7,13 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
+from packaging import version
 from pairs import IDS, ROWS, SPANS, TEXT, TOKENS, pair
 from torch import Tensor, nn
 from transformers import Trainer, TrainingArguments
 
-from adapters import BatchSplit, MultiTask, Parallel
+from adapters import AdapterTrainer, BatchSplit, MultiTask, Parallel
 
 pytest.importorskip("accelerate", reason="the Trainer needs it")
 
@@ -35,14 +37,16 @@ def rows(**columns: Any) -> list[dict[str, Any]]:
     return [{name: column[i] for name, column in columns.items()} for i in range(len(next(iter(columns.values()))))]
 
 
-def trainer(model: Any, data: Any, folder: Path, size: int = 2, **arguments: Any) -> Trainer:
+def trainer(
+    model: Any, data: Any, folder: Path, size: int = 2, kind: type[Trainer] = Trainer, **arguments: Any
+) -> Trainer:
     """A Trainer."""
     given = TrainingArguments(
         output_dir=str(folder), per_device_train_batch_size=size, per_device_eval_batch_size=size, report_to="none",
         use_cpu=True, max_steps=1, learning_rate=0.1, optim="sgd", lr_scheduler_type="constant", disable_tqdm=True,
         max_grad_norm=0.0, save_strategy="no", **arguments,
     )  # fmt: skip
-    return Trainer(model, given, train_dataset=data, eval_dataset=data)
+    return kind(model, given, train_dataset=data, eval_dataset=data)
 
 
 # heads, labels
@@ -55,14 +59,21 @@ STEPS: list[tuple[tuple[str, str, dict[str, Any]], Tensor]] = [
 ]
 
 
+# With accumulated gradients, transformers 5.5 divides losses twice, whatever the model; the AdapterTrainer does not.
+divides_twice = pytest.mark.xfail(
+    version.parse(transformers.__version__) < version.parse("5.6"), reason="a bug of transformers 5.5", strict=True
+)
+
+
+@pytest.mark.parametrize("kind", [AdapterTrainer, pytest.param(Trainer, marks=divides_twice)])
 @pytest.mark.parametrize("case", STEPS, ids=lambda case: f"{case[0][1]}{case[0][2]}")
-def test_a_step_over_two_batches_is_one_over_a_large_one(case: Any, tmp_path: Path) -> None:
+def test_a_step_over_two_batches_is_one_over_a_large_one(case: Any, kind: type[Trainer], tmp_path: Path) -> None:
     head, labels = case
     data = rows(**TEXT, labels=labels)
     weights = []
     for size, count in ((4, 1), (2, 2), (1, 4)):
         model = model_with(head)
-        trainer(model, data, tmp_path, size, gradient_accumulation_steps=count).train()
+        trainer(model, data, tmp_path, size, kind, gradient_accumulation_steps=count).train()
         weights.append([p.detach() for p in model.parameters() if p.requires_grad])
     before = [p for p in model_with(head).parameters() if p.requires_grad]
     assert any(not torch.equal(a, b) for a, b in zip(before, weights[0], strict=True))

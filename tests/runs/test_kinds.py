@@ -119,6 +119,35 @@ def test_answers_are_found_in_long_contexts(length: int, folder: str, tmp_path: 
     assert kind.measured((starts, ends), given) == {"f1": 100.0, "exact_match": 100.0}
 
 
+def test_labels_are_names_or_numbers(folder: str, tmp_path: Path) -> None:
+    def found(*labels: Any) -> list[str]:
+        return KINDS["classification"].found_labels(
+            TaskSection(kind="classification"),
+            read(tiny.write(tmp_path / "rows.jsonl", [{"label": label} for label in labels])),
+        )
+
+    assert found(0, 2) == found("2", "0") == ["0", "1", "2"] and found(1, 2, 3) == ["0", "1", "2", "3"]
+    assert found(True, False) == ["False", "True"] and found("b", "a") == ["a", "b"]
+    assert found(1999, 2001) == ["1999", "2001"]
+    kind, given = kind_of("classification", [{"text": "a", "label": year} for year in (9, 8)], folder, tmp_path)
+    assert kind.labels == ["8", "9"] and [feature["labels"] for feature in given.features] == [1, 0]
+    with pytest.raises(RunError, match="label is 1, which is none of the labels 8, 9"):
+        kind_of("classification", [{"text": "a", "label": 1}], folder, tmp_path, labels=["8", "9"])
+
+
+def test_hidden_labels_are_named(folder: str, tmp_path: Path) -> None:
+    rows = [{"text": "a", "label": 0}, {"text": "b", "label": -1}]
+    with pytest.raises(RunError, match=r"line 2: label is -1, which says that the label is hidden"):
+        kind_of("classification", rows, folder, tmp_path)
+
+
+def test_states_of_tags_without_spans_are_chosen_by_accuracy(folder: str, tmp_path: Path) -> None:
+    rows = [{"tokens": ["it", "was"], "ner_tags": ["PRON", "AUX"]}]
+    kind, given = kind_of("tagging", rows, folder, tmp_path)
+    assert kind.measures == ("accuracy",) == tuple(kind.measured(np.zeros((1, 4, 2)), given))
+    assert kind_of("tagging", ROWS["tagging"], folder, tmp_path)[0].measures == ("f1", "accuracy")
+
+
 def test_spans() -> None:
     assert spans(["B-a", "I-a", "I-b", "O", "B-a", "B-a"]) == {(0, 2, "a"), (2, 3, "b"), (4, 5, "a"), (5, 6, "a")}
     assert span_f1([["B-a", "O"]], [["B-a", "B-a"]]) == pytest.approx(200 / 3)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +13,11 @@ from typing import Any
 import pytest
 import tiny
 
+from adapters import ADAPTER_CONFIG_MAP
+from adapters.commands import completing
 from adapters.commands.app import run
+from adapters.commands.following import followed
+from adapters.runs.rows import read
 
 pytest.importorskip("accelerate")
 
@@ -84,6 +90,23 @@ def test_commands_of_models(model: str, tmp_path: Path, capsys: pytest.CaptureFi
     [
         (["--task", "mrcp"], "no task 'mrcp'"),
         (["--kind", "tagging", "--set", "training.lr=1"], "training.lr is not known"),
+        (["--kind", "tagging", "--set", "trainnig.epochs=1"], "did you mean training?"),
+        (["--kind", "tagging", "--set", "training.epoch=1"], "did you mean training.epochs?"),
+        (["--kind", "tagging", "--set", "task.text=[a"], "the value is no YAML (line 1, column 3"),
+        (["--kind", "tagging", "--batch-size", "0"], "batch_size is 0: input should be greater"),
+        (["--kind", "tagging", "--batch-size", "many"], "'--batch-size'"),
+        (["--kind", "tagging", "--learning-rate", "-1"], "learning_rate is -1.0"),
+        (["--kind", "tagging", "--epochs", "inf"], "epochs is inf"),
+        (["--kind", "tagging", "--epoch", "1"], "--epochs"),
+        (["--kind", "tagging", "--set", "seed=true"], "seed is True"),
+        (["--kind", "tagging", "--name", "a/b"], "adapter.name is 'a/b'"),
+        (["--kind", "tagging", "--text", "a,"], "task.text is ['a', '']"),
+        (["--task", "sst2", "--adapter", "seq_bm"], "did you mean 'seq_bn'"),
+        (["--task", "sst2", "--adapter", "lora[r=-1]"], "r is -1"),
+        (["--task", "sst2", "--model", "/nowhere/model"], "There is no folder /nowhere/model"),
+        (["--task", "sst2", "--under", "/nowhere/adapter"], "/nowhere/adapter"),
+        (["--task", "sst2", "--set", "adapter.drop_layers=9"], "this model has 2 layers"),
+        (["--resume", "--overwrite", "--task", "sst2"], "exclude each other"),
         (["--kind", "tagging", "--set", "training.epochs"], "give a key and a value"),
         (["--kind", "tagging"], "has no column 'ner_tags'"),
         (["--task", "sst2", "--text", "text"], "has no column 'text'"),
@@ -98,6 +121,143 @@ def test_bad_input_is_one_line(
     code, _, err = called(["train", "-m", model, "--data-dir", data, "-o", tmp_path / "out", *arguments], capsys)
     assert code == 2 and problem in err and err.count("\n") == 1 and err.startswith("Error: ")
     assert not (tmp_path / "out").exists()
+
+
+GOOD = '{"text": "a", "label": 0}\n{"text": "b", "label": 1}\n'
+BAD_FILES = {
+    "unknown label": ("train.jsonl", GOOD, GOOD.replace("1}", "3}"), r"validation.jsonl, line 2: label is 3"),
+    "no column": ("train.jsonl", GOOD.replace("text", "txt"), GOOD, r"no column 'text'.*did you mean 'txt'"),
+    "null": ("train.jsonl", GOOD.replace('"b"', "null"), GOOD, "line 2 has nothing in column 'text'"),
+    "a list": ("train.jsonl", GOOD.replace('"b"', "[1]"), GOOD, "it should be a text"),
+    "an empty label": ("train.jsonl", GOOD.replace("1}", '""}'), GOOD, "it should be one label"),
+    "no number": ("train.jsonl", GOOD.replace("1}", "NaN}"), GOOD, "line 2: NaN is no number"),
+    "broken": ("train.jsonl", GOOD + '{"text": ', GOOD, r"line 3 is no JSON: .*column 10"),
+    "empty": ("train.jsonl", GOOD, "", r"validation.jsonl is empty"),
+    "one label": ("train.jsonl", GOOD.replace("1}", "0}"), GOOD.splitlines()[0], "all 2 rows .* have the label '0'"),
+    "one row": ("train.jsonl", GOOD.splitlines()[0], GOOD.splitlines()[0], "all 1 rows"),
+    "no UTF-8": (
+        "train.jsonl",
+        GOOD.replace("b", "é").encode("latin1"),
+        GOOD,
+        r"no text in UTF-8 \(byte 0xe9\); iconv",
+    ),
+    "semicolons": ("train.csv", "text;label\na;0\nb;1\n", "text,label\na,0\n", "first line names text;label alone"),
+    "no header": ("train.tsv", "a\t0\nb\t1\n", "a\t0\nb\t1\n", "its first line names a, 0"),
+    "a header alone": ("train.csv", "text,label\n", "text,label\n", "empty but for its first line"),
+    "an open quote": ("train.csv", 'text,label\n"a,0\nb,1\n', "text,label\na,0\n", "unexpected end of data"),
+    "two of a name": ("train.csv", "text,text,label\na,a,0\n", "text,label\na,0\n", "two columns of one name"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_FILES)
+def test_bad_files_are_one_line(name: str, model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file, train, validation, problem = BAD_FILES[name]
+    for split, content in (("train", train), ("validation", validation)):
+        path = tmp_path / file.replace("train", split)
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    call = ["train", "-m", model, "--kind", "classification", "--data-dir", tmp_path, "-o", tmp_path / "out"]
+    code, _, err = called(call, capsys)
+    assert code == 2 and re.search(problem, err) and err.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_outputs_that_are_in_use(model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = tiny.splits(tmp_path / "data", tiny.sentences(4))
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "thesis.tex").write_text("mine")
+    base = ["train", "-m", model, "--task", "sst2", "--data-dir", data, "-o"]
+    for flags in ([], ["--resume"], ["--overwrite"]):
+        code, _, err = called([*base, tmp_path / "thesis", *flags], capsys)
+        assert code == 2 and "it holds thesis.tex, and no run" in err and err.count("\n") == 1
+        code, _, err = called([*base, tmp_path / "thesis" / "thesis.tex", *flags], capsys)
+        assert code == 2 and "is a file" in err
+    assert [path.name for path in (tmp_path / "thesis").iterdir()] == ["thesis.tex"]
+
+
+def test_tables_as_spreadsheets_write_them(model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = '\ufefftext,label\r\n"it was ""good"",\r\nreally",yes\r\nbad,no\r\n'
+    for split in ("train", "validation"):
+        (tmp_path / f"{split}.csv").write_bytes(text.encode())
+    output = tmp_path / "out"
+    call = ["train", "-m", model, "--kind", "classification", "--data-dir", tmp_path, "-o", output, "-q"]
+    assert called([*call, "--set", "training.max_steps=1"], capsys)[0] == 0
+    assert called(["evaluate", output, "-q"], capsys)[0] == 0
+    for name in ("a.csv", "a.tsv", "a.json", "a.jsonl"):
+        code, _, err = called(["predict", output, "-f", tmp_path / "train.csv", "-o", tmp_path / name, "-q"], capsys)
+        assert code == 0 and not err
+    tables = [read(tmp_path / name) for name in ("a.csv", "a.tsv", "a.json", "a.jsonl")]
+    assert len({tuple(str(row["score"]) for row in table.rows) for table in tables}) == 1
+    code, _, err = called(["predict", output, "-t", "a", "-o", tmp_path / "a.xlsx"], capsys)
+    assert code == 2 and "ends with '.xlsx'" in err
+
+
+def test_pushed_and_pulled_adapters_answer_alike(
+    model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pairs = [{"sentence1": "it was good", "sentence2": f"it was {w}", "label": w == "fine"} for w in ("fine", "bad")]
+    data, output, hub = tiny.splits(tmp_path / "data", pairs), tmp_path / "out", tmp_path / "hub"
+    call = ["train", "-m", model, "--task", "mrpc", "--data-dir", data, "-o", output, "--epochs", 1, "-q"]
+    assert called(call, capsys)[0] == 0
+    assert called(["hub", "init", hub, "-q"], capsys)[0] == 0
+    assert called(["push", output, "paraphrase/mrpc@me", "--hub", hub], capsys)[0] == 0
+    card = next((hub / "adapters").rglob("*.yaml")).read_text()
+    assert "accuracy" in card and "Trained for 1 epochs" in card
+    pulled = tmp_path / "pulled"
+    assert called(["pull", "paraphrase/mrpc@me", pulled, "--hub", hub, "-m", model], capsys)[0] == 0
+    texts = ["-t", "it was good", "-t", "it was fine"]
+    code, own, _ = called(["predict", output, *texts], capsys)
+    code, theirs, _ = called(["predict", pulled, "-m", model, "--columns", "sentence1,sentence2", *texts], capsys)
+    assert code == 0 and theirs == own
+    code, _, err = called(["predict", pulled, *texts], capsys)
+    assert code == 2 and "say --model too" in err
+    monkeypatch.setattr("sys.stdin", io.StringIO(json.dumps(pairs[0]) + "\n"))
+    code, out, _ = called(["predict", output, "-f", "-"], capsys)
+    assert code == 0 and len(out.splitlines()) == 1
+
+
+def test_a_run_goes_on_without_being_told_again(model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data, output = tiny.splits(tmp_path / "data", tiny.sentences(8)), tmp_path / "out"
+    call = ["train", "-m", model, "--task", "sst2", "--data-dir", data, "-o", output, "--set", "adapter.config=null"]
+    code, out, _ = called([*call, "--set", "training.max_steps=2", "--json"], capsys)
+    first = json.loads(out)
+    assert code == 0 and first["bytes"] == sum(path.stat().st_size for path in (output / "adapter").glob("*head*"))
+    (output / "metrics.json").unlink()  # as if it had been killed before
+    code, out, _ = called(["train", "--resume", "-o", output, "--json"], capsys)
+    assert code == 0 and json.loads(out)["loss"] == first["loss"]
+    assert f"# It came to loss {first['loss']}" in (output / "run.yaml").read_text()
+
+
+def test_what_a_terminal_shows(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = io.StringIO()
+    monkeypatch.setattr(screen, "isatty", lambda: True)
+    monkeypatch.setattr("sys.stderr", screen)
+    monkeypatch.setenv("TERM", "xterm")
+    with followed(quiet=False) as watch:
+        watch({"step": 1, "steps": 2, "loss": 0.5})
+        watch({"step": 1, "steps": 2, "batch": 1, "batches": 3})
+        watch({"step": 2, "steps": 2, "epoch": 1.0, "eval_loss": 0.25, "eval_accuracy": 87.5, "eval_runtime": 3.0})
+    shown = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", screen.getvalue())
+    assert re.search(r"step +epoch +train loss +loss +accuracy\s+2 +1 +0.5 +0.25 +87.5", shown)
+    assert "2/2" in shown and "runtime" not in shown
+
+
+def test_shells_complete_names(capsys: pytest.CaptureFixture[str]) -> None:
+    assert set(completing.CONFIGURATIONS) == set(ADAPTER_CONFIG_MAP)
+    assert completing.configurations("lo") == ["lora", "loreft"] and completing.tasks("mr") == ["mrpc"]
+    assert completing.kinds("tag") == ["tagging"] and completing.keys("training.ep") == ["training.epochs="]
+    code, out, _ = called(["--version"], capsys)
+    assert code == 0 and re.fullmatch(r"adapters \d\S+\n", out)
+
+
+def test_help_is_there_at_once() -> None:
+    for call in (["--help"], ["train", "--help"], ["hub"]):
+        code = (
+            f"import sys\nfrom adapters.commands.app import run\ntry:\n    run({call})\nexcept SystemExit as end:\n"
+            "    assert not end.code and not {'torch', 'transformers'} & set(sys.modules)"
+        )
+        shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+        assert "Usage" in shown and max(map(len, shown.splitlines())) <= 80
+        assert "Examples:" in shown or "train" not in call
 
 
 def test_the_schema_describes_every_key(capsys: pytest.CaptureFixture[str]) -> None:

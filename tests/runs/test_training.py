@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -12,11 +14,11 @@ import tiny
 import torch
 from safetensors.torch import load_file
 
-from adapters import AutoAdapterModel
+from adapters import AdapterTrainer, AutoAdapterModel
 from adapters.runs import RunConfig, RunError
+from adapters.runs.config import NULL
 from adapters.runs.fitting import train
 from adapters.runs.folder import RunFolder
-from adapters.runs.glue import run_glue
 from adapters.runs.using import Trained
 
 pytest.importorskip("accelerate")
@@ -38,7 +40,8 @@ def config(model: str, folder: Path, **changes: Any) -> RunConfig:
         "training.learning_rate": 0.01,
         "output": str(folder / "output"),
     }
-    return RunConfig.read(None, found | {name.replace("__", "."): value for name, value in changes.items()})
+    own = {name.replace("__", "."): NULL if value is None else value for name, value in changes.items()}
+    return RunConfig.read(None, found | own)
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -81,6 +84,11 @@ def test_its_file_gives_the_same_numbers_again(model: str, tmp_path: Path) -> No
     assert_same(tmp_path / "output", tmp_path / "again")
 
 
+def evaluations(output: Path) -> list[Any]:
+    lines = [json.loads(line) for line in (output / "history.jsonl").read_text().splitlines()]
+    return [(line["step"], line["eval_loss"], line["eval_accuracy"]) for line in lines if "eval_loss" in line]
+
+
 class Interrupted(Exception):
     """What happens to a process at any time."""
 
@@ -104,6 +112,7 @@ def test_interrupted_runs_go_on(model: str, tmp_path: Path) -> None:
     train(own, lambda point: steps.append(point["step"]), resume=True)
     assert min(steps) > 6  # one epoch was kept
     assert_same(tmp_path / "whole", tmp_path / "output")
+    assert evaluations(tmp_path / "whole") == evaluations(tmp_path / "output")
     assert not (tmp_path / "output" / "checkpoints").exists()
     before = (tmp_path / "output" / "metrics.json").read_text()
     train(own, resume=True)  # is finished: nothing is done
@@ -130,8 +139,6 @@ def test_interrupted_runs_go_on(model: str, tmp_path: Path) -> None:
 @pytest.mark.filterwarnings("ignore:.*deprecated:FutureWarning")
 def test_every_way_to_train(changes: dict[str, Any], model: str, tmp_path: Path) -> None:
     own = config(model, tmp_path, **changes)
-    if changes.get("task__name", "") is None:
-        own = own.model_copy(update={"task": own.task.model_copy(update={"name": None})})
     outcome = train(own)
     trained = Trained.load(tmp_path / "output")
     measured = trained.evaluate(trained.rows(None, "validation"))
@@ -140,6 +147,109 @@ def test_every_way_to_train(changes: dict[str, Any], model: str, tmp_path: Path)
         assert measured["accuracy"] == pytest.approx(
             outcome.metrics["accuracy"], abs=9 if own.training.precision == "bf16" else 1e-3
         )
+
+
+def test_states_that_were_cut_off_and_folders_that_were_renamed(model: str, tmp_path: Path) -> None:
+    changes = {"training__epochs": 4, "training__learning_rate": 0.003}
+    train(config(model, tmp_path, output=str(tmp_path / "whole"), **changes))
+
+    def interrupt(point: Any) -> None:
+        if point["step"] >= 14:
+            raise Interrupted
+
+    with pytest.raises(Interrupted):
+        train(config(model, tmp_path, output=str(tmp_path / "before"), **changes), interrupt)
+    (tmp_path / "before").rename(tmp_path / "output")
+    checkpoints = RunFolder(tmp_path / "output").checkpoints
+    shutil.copytree(checkpoints / "checkpoint-12", checkpoints / "checkpoint-18")
+    (checkpoints / "checkpoint-18" / "trainer_state.json").write_text('{"best_')  # killed while it was written
+    (checkpoints / "checkpoint-24").mkdir()
+    steps: list[int] = []
+    train(config(model, tmp_path, **changes), lambda point: steps.append(point["step"]), resume=True)
+    assert min(steps) > 12 and not (tmp_path / "before").exists()
+    assert_same(tmp_path / "whole", tmp_path / "output")
+
+
+@pytest.mark.parametrize("moment", [3, 7])
+def test_patience_is_remembered(moment: int, model: str, tmp_path: Path) -> None:
+    changes = {"training__evaluate": 1, "training__early_stopping": 3, "training__learning_rate": 1e-9}
+    whole = train(config(model, tmp_path, output=str(tmp_path / "whole"), **changes))
+    assert whole.metrics["steps"] == 4  # nothing gets better
+
+    def interrupt(point: Any) -> None:
+        if point["step"] == moment or (moment == 7 and "train_runtime" in point):
+            raise Interrupted
+
+    own = config(model, tmp_path, **changes)
+    with pytest.raises(Interrupted):
+        train(own, interrupt)
+    assert train(own, resume=True).metrics["steps"] == 4
+    assert_same(tmp_path / "whole", tmp_path / "output")
+
+
+def test_a_full_disk_costs_nothing(model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    train(config(model, tmp_path, output=str(tmp_path / "whole")))
+    own, save = config(model, tmp_path), AdapterTrainer._save_optimizer_and_scheduler
+    for first, problem in ((True, "begin anew"), (False, "--resume")):
+
+        def fail(self: Any, folder: str, first: bool = first) -> None:
+            if first or folder.endswith("12"):
+                raise OSError(errno.ENOSPC, "No space left on device")
+            save(self, folder)
+
+        monkeypatch.setattr(AdapterTrainer, "_save_optimizer_and_scheduler", fail)
+        with pytest.raises(RunError, match=f"is full. Make space, and .*{problem}"):
+            train(own)
+        assert own.output.exists() != first  # what cannot be gone on with is removed
+    monkeypatch.undo()
+    train(own, resume=True)
+    assert_same(tmp_path / "whole", tmp_path / "output")
+
+
+def test_one_process_at_a_time(model: str, tmp_path: Path) -> None:
+    own = config(model, tmp_path)
+    seen: list[str] = []
+
+    def watch(point: Any) -> None:
+        if not seen:
+            with pytest.raises(RunError, match="another process is training in it") as found:
+                train(own, resume=True)
+            seen.append(str(found.value))
+
+    train(own, watch)
+    assert seen and RunFolder(own.output).is_finished
+
+
+def test_a_loss_that_is_no_number_ends_a_run(model: str, tmp_path: Path) -> None:
+    with pytest.raises(RunError, match=r"The loss is nan at step .* training.learning_rate is 1e"):
+        train(config(model, tmp_path, training__learning_rate=1e30, training__epochs=8))
+    assert not (tmp_path / "output" / "metrics.json").exists()
+
+
+def test_only_a_run_is_overwritten(model: str, tmp_path: Path) -> None:
+    own = config(model, tmp_path, training__max_steps=2)
+    train(own)
+    (own.output / "notes.txt").write_text("mine")
+    train(own, overwrite=True)
+    assert (own.output / "notes.txt").read_text() == "mine"
+    before = (own.output / "metrics.json").read_text()
+    with pytest.raises(RunError):
+        train(config(model, tmp_path, adapter__config="seq_bm"), overwrite=True)
+    assert (own.output / "metrics.json").read_text() == before  # seen before anything was removed
+
+
+def test_the_head_alone(model: str, tmp_path: Path) -> None:
+    outcome = train(config(model, tmp_path, adapter__config=None))
+    assert {path.name for path in outcome.path.iterdir()} == {"README.md", "head_config.json", "model_head.safetensors"}
+
+
+@pytest.mark.parametrize("config_of", ["lora[r=2]", None])
+def test_the_card_tells_how_to_use_it(config_of: str | None, model: str, tmp_path: Path) -> None:
+    outcome = train(config(model, tmp_path, adapter__config=config_of, training__max_steps=2))
+    code = re.findall(r"```python\n(.*?)```", (outcome.path / "README.md").read_text(), re.DOTALL)
+    found: dict[str, Any] = {}
+    exec(code[0], found)
+    assert list(found["model"].heads) == ["sst2"]
 
 
 def test_stacked_and_fused(model: str, tmp_path: Path) -> None:
@@ -157,7 +267,7 @@ def test_stacked_and_fused(model: str, tmp_path: Path) -> None:
             torch.equal(saved[key.partition("/")[2]], before[key]) for key in before if key.startswith("adapter.")
         )
     with pytest.raises(RunError, match="exclude each other"):
-        train(config(model, tmp_path, adapter__under=paths, adapter__fuse=paths), overwrite=True)
+        config(model, tmp_path, adapter__under=paths, adapter__fuse=paths)
 
 
 @pytest.mark.parametrize(
@@ -187,32 +297,3 @@ def test_what_is_wrong_is_said_before_anything_is_written(
 def test_models_that_are_not_there(model: str, tmp_path: Path) -> None:
     with pytest.raises(RunError, match="/nowhere/at/all"):
         train(config("/nowhere/at/all", tmp_path))
-
-
-def test_glue(model: str, tmp_path: Path) -> None:
-    tiny.splits(tmp_path / "data" / "SST-2", tiny.sentences(16))
-    tiny.write(tmp_path / "data" / "SST-2" / "test.jsonl", [{"sentence": row["sentence"]} for row in tiny.sentences(5)])
-    pairs = [{"sentence1": "it was good", "sentence2": "it was not", "label": n % 2} for n in range(16)]
-    tiny.splits(tmp_path / "data" / "rte", pairs)
-    tiny.write(tmp_path / "data" / "rte" / "test.jsonl", pairs[:3])
-    settings = {"model": model, "training.max_steps": 2, "training.batch_size": 8}
-    seen: list[str] = []
-
-    def watch(task: str) -> Any:
-        seen.append(task)
-        return lambda point: None
-
-    result = run_glue(settings, tmp_path / "data", tmp_path / "out", None, watch)
-    assert seen == ["sst2", "rte"] and set(result.missing) == {"cola", "mrpc", "stsb", "qqp", "mnli", "qnli"}
-    assert result.scores["SST-2"] is not None and result.scores["MNLI(mm)"] is None and result.total is not None
-    lines = (tmp_path / "out" / "submission" / "RTE.tsv").read_text().splitlines()
-    assert lines[0] == "index\tprediction" and {line.split("\t")[1] for line in lines[1:]} <= {
-        "entailment",
-        "not_entailment",
-    }
-    assert len((tmp_path / "out" / "submission" / "SST-2.tsv").read_text().splitlines()) == 6
-    written = (tmp_path / "out" / "rte" / "metrics.json").stat().st_mtime_ns
-    assert run_glue(settings, tmp_path / "data", tmp_path / "out").scores == result.scores
-    assert (tmp_path / "out" / "rte" / "metrics.json").stat().st_mtime_ns == written
-    with pytest.raises(RunError, match="no task 'snli' in GLUE"):
-        run_glue(settings, tmp_path / "data", tmp_path / "out", ["snli"])

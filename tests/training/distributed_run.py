@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from tiny_runs import Interruption, flexible, losses, rows, static
-from transformers import PrinterCallback, TrainingArguments
+from transformers import PrinterCallback, Trainer, TrainingArguments
 
 from adapters import AdapterTrainer
 
@@ -26,6 +26,7 @@ def main(folder: str, kind: str, batch: str, options: str) -> None:
     """Train, with as many rows in all processes together as a batch says, and write what was logged."""
     given = json.loads(options)
     stop, resume = given.pop("stop", None), given.pop("resume", False)
+    trainer_class: Any = Trainer if given.pop("plain", False) else AdapterTrainer
     count = int(batch) // int(os.environ.get("WORLD_SIZE", "1"))
     arguments = TrainingArguments(
         output_dir=folder,
@@ -45,7 +46,7 @@ def main(folder: str, kind: str, batch: str, options: str) -> None:
         eval_steps=2,
         **given,
     )
-    trainer = AdapterTrainer(
+    trainer = trainer_class(
         MODELS[kind](),
         arguments,
         train_dataset=rows(16),

@@ -34,7 +34,8 @@ def run(launcher: tuple[str, ...], script: str, *arguments: str) -> None:
 
 def assert_close(one: Path, other: Path, tolerance: float = 1e-6) -> None:
     """That two folders hold the same adapters, none of them empty."""
-    names = sorted(path.relative_to(one) for path in one.rglob("*.safetensors") if "checkpoint" not in str(path))
+    paths = [path.relative_to(one) for path in one.rglob("*.safetensors")]
+    names = sorted(path for path in paths if "checkpoint" not in str(path))
     assert {"adapter.safetensors", "model_head.safetensors"} <= {name.name for name in names}
     for name in names:
         expected, found = load_file(one / name), load_file(other / name)
@@ -61,6 +62,29 @@ def test_ddp(kind: str, launcher: tuple[str, ...], tmp_path: Path) -> None:
         run(launcher, "distributed_run.py", parts, kind, "4", json.dumps({**options, "stop": 2}))
         run(launcher, "distributed_run.py", parts, kind, "4", json.dumps({**options, "resume": True}))
         assert_close(tmp_path / "two", tmp_path / "parts", 0.0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("is_plain", [False, True], ids=["AdapterTrainer", "Trainer"])
+def test_checkpoints_of_accelerate_launch(is_plain: bool, tmp_path: Path) -> None:
+    """They hold adapters alone, are those of one process, and a training is resumed from them, also by the best."""
+    options = {"load_best_model_at_end": True, "optim": "adamw_torch", "plain": is_plain}
+    one, two, parts = (tmp_path / name for name in ("one", "two", "parts"))
+    for launcher, folder, more in (
+        ((), one, {}),
+        (ACCELERATE, two, {}),
+        (ACCELERATE, parts, {"stop": 2}),
+        (ACCELERATE, parts, {"resume": True}),
+    ):
+        run(launcher, "distributed_run.py", str(folder), "fusion", "4", json.dumps(options | more))
+    for name in ("checkpoint-2", "checkpoint-4"):
+        assert_close(one / name, two / name, 1e-4)
+        assert not list((two / name).glob("model*.safetensors"))
+    assert_close(two / "checkpoint-4", parts / "checkpoint-4", 0.0)
+    saved = "model.safetensors" if is_plain else "trained_state.safetensors"  # what the best has left
+    expected, found = load_file(two / saved), load_file(parts / saved)
+    assert found.keys() == expected.keys() and all(torch.equal(found[name], expected[name]) for name in expected)
+    assert (two / "losses.json").read_text() == (parts / "losses.json").read_text()
 
 
 @pytest.mark.slow

@@ -72,3 +72,30 @@ def test_all_rows_have_names_or_none() -> None:
     del data[1]["adapter_names"]
     with pytest.raises(ValueError, match="Of 4 rows of a batch 3 have a column 'adapter_names'"):
         AdapterNamesCollator()(data)
+
+
+@pytest.mark.parametrize("names", [("two", "three"), ("three",)], ids="-".join)
+def test_predictions_are_in_the_order_of_rows(names: tuple[str, ...], tmp_path: Path) -> None:
+    """Also where batches have one of the heads, or another one first; narrow logits are filled up."""
+    made = model().eval()
+    data = [{**row, "adapter_names": names[i // 3 % len(names)]} for i, row in enumerate(rows(11))]
+    given = arguments(tmp_path, remove_unused_columns=False, eval_strategy="no")
+    trainer = AdapterTrainer(made, given, data_collator=AdapterNamesCollator())
+    found = trainer.predict(data)
+    assert found.predictions.shape == (11, 3) and list(found.label_ids) == [int(row["labels"]) for row in data]
+    for row, logits in zip(data, torch.from_numpy(found.predictions), strict=True):
+        made.set_active_adapters(row["adapter_names"])
+        expected = made(row["input_ids"][None]).logits[0].detach()
+        torch.testing.assert_close(logits[: len(expected)], expected)
+        assert logits[len(expected) :].eq(-100).all()
+
+
+def test_predictions_of_different_kinds(tmp_path: Path) -> None:
+    made = model()
+    made.add_tagging_head("two", num_labels=2, overwrite_ok=True)
+    made.set_active_adapters(MultiTask("two", "three"))
+    given = arguments(tmp_path, remove_unused_columns=False, eval_strategy="no")
+    trainer = AdapterTrainer(made, given, data_collator=AdapterNamesCollator())
+    data = [{k: v for k, v in row.items() if k != "labels"} for row in tasks(4)]
+    with pytest.raises(ValueError, match=r"cannot be collected together \('two': logits .*evaluate their tasks one"):
+        trainer.predict(data)

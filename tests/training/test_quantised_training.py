@@ -28,22 +28,25 @@ def stub(seed: int = 0) -> Any:
     return model
 
 
-def test_models_that_say_they_are_quantised(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", [Trainer, AdapterTrainer])
+def test_models_that_say_they_are_quantised(kind: Any, tmp_path: Path) -> None:
+    bare = stub()
+    bare.delete_adapter("a")
     with pytest.raises(ValueError, match="purely quantized"):
-        trainer(Trainer, stub(), tmp_path)
+        trainer(kind, bare, tmp_path)
     options = {"load_best_model_at_end": True}
-    made = trainer(AdapterTrainer, stub(), tmp_path, **options)
+    made = trainer(kind, stub(), tmp_path, **options)
     made.train()
     assert made.state.best_model_checkpoint is not None
-    assert not made.model._hf_peft_config_loaded
-    again = trainer(AdapterTrainer, stub(seed=1), tmp_path, **options)
+    again = trainer(kind, stub(seed=1), tmp_path, **options)
     again.train(resume_from_checkpoint=str(tmp_path / f"checkpoint-{STOP}"))
     assert_equal(trained(again.model), trained(made.model))
 
 
 @pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", [Trainer, AdapterTrainer])
 @pytest.mark.parametrize("checkpointing", [False, True])
-def test_4_bits(checkpointing: bool, tmp_path: Path) -> None:
+def test_4_bits(checkpointing: bool, kind: Any, tmp_path: Path) -> None:
     pytest.importorskip("bitsandbytes")
     config = {**models.LLAMA, "hidden_size": 64, "intermediate_size": 128, "head_dim": 16}
     torch.manual_seed(0)
@@ -61,13 +64,16 @@ def test_4_bits(checkpointing: bool, tmp_path: Path) -> None:
 
     # On the CPU, evaluation changes how bitsandbytes computes with its weights afterwards.
     options = {"eval_strategy": "no", "gradient_checkpointing": checkpointing}
-    whole = trainer(AdapterTrainer, make(), tmp_path / "whole", **options)
+    whole = trainer(kind, make(), tmp_path / "whole", **options)
     whole.train()
-    trainer(AdapterTrainer, make(), tmp_path / "parts", stop=STOP, **options).train()
-    again = trainer(AdapterTrainer, make(1), tmp_path / "parts", **options)
+    trainer(kind, make(), tmp_path / "parts", stop=STOP, **options).train()
+    again = trainer(kind, make(1), tmp_path / "parts", **options)
     again.train(resume_from_checkpoint=True)
     assert losses(again) == losses(whole)
     assert_equal(trained(again.model), trained(whole.model))
-    best = trainer(AdapterTrainer, make(), tmp_path / "best", load_best_model_at_end=True)
+    best = trainer(kind, make(), tmp_path / "best", load_best_model_at_end=True)
     best.train()
     assert best.state.best_model_checkpoint is not None
+    assert not list((tmp_path / "best").rglob("model.safetensors"))
+    best.save_model(str(tmp_path / "saved"))  # by a Trainer the whole model, in four bits
+    assert (tmp_path / "saved" / "model.safetensors").is_file() == (kind is Trainer)

@@ -15,9 +15,10 @@ from adapters import AdapterTrainer
 
 pytest.importorskip("accelerate", reason="the Trainer needs it")
 
-METHODS = ["double_seq_bn[reduction_factor=4]", "lora[r=2]", "prefix_tuning[bottleneck_size=8]", "loreft[r=2]"]
+METHODS = ["double_seq_bn[reduction_factor=4]", "lora[r=2]", "loreft[r=2]"]
 MORE_METHODS = [
-    "seq_bn_inv[reduction_factor=4]", "lora[r=2,use_gating=True]", "ia3", "vera[vera_d=0.1,r=4]", "mtl_lora[r=2]",
+    "prefix_tuning[bottleneck_size=8]", "seq_bn_inv[reduction_factor=4]", "lora[r=2,use_gating=True]", "ia3",
+    "vera[vera_d=0.1,r=4]", "mtl_lora[r=2]",
     "prefix_tuning_flat", "prompt_tuning", "direft[r=2]", "mam", "dora[r=2]",
 ]  # fmt: skip
 CONDITIONS: dict[str, dict[str, Any]] = {
@@ -28,6 +29,8 @@ CONDITIONS: dict[str, dict[str, Any]] = {
     },
     "bf16 autocast": {"bf16": True},
 }  # fmt: skip
+
+QUICK = ("accumulation", "checkpointing")
 
 
 def check(make: Any, kind: Any, folder: Path, **options: Any) -> None:
@@ -46,12 +49,14 @@ def check(make: Any, kind: Any, folder: Path, **options: Any) -> None:
 @pytest.mark.parametrize(
     "method", [*METHODS, *(pytest.param(method, marks=pytest.mark.slow) for method in MORE_METHODS)]
 )
-def test_adapters_only(method: str, tmp_path: Path) -> None:
+def test_the_adapter_trainer(method: str, tmp_path: Path) -> None:
     check(functools.partial(static, method), AdapterTrainer, tmp_path)
 
 
-@pytest.mark.parametrize("method", ["lora[r=2]", *(pytest.param(m, marks=pytest.mark.slow) for m in MORE_METHODS)])
-def test_whole_models(method: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "method", ["loreft[r=2]", *(pytest.param(m, marks=pytest.mark.slow) for m in ("lora[r=2]", *MORE_METHODS))]
+)
+def test_the_plain_trainer(method: str, tmp_path: Path) -> None:
     check(functools.partial(static, method), Trainer, tmp_path)
 
 
@@ -61,9 +66,12 @@ def test_flexible_heads_and_fusion(kind: Any, tmp_path: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:.*(gradient_checkpointing|is_gradient_checkpointing):FutureWarning")
-@pytest.mark.parametrize("condition", CONDITIONS)
-def test_conditions(condition: str, tmp_path: Path) -> None:
-    check(static, AdapterTrainer, tmp_path, **CONDITIONS[condition])
+@pytest.mark.parametrize("kind", [AdapterTrainer, pytest.param(Trainer, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "condition", [*QUICK, *(pytest.param(c, marks=pytest.mark.slow) for c in CONDITIONS if c not in QUICK)]
+)
+def test_conditions(condition: str, kind: Any, tmp_path: Path) -> None:
+    check(static, kind, tmp_path, **CONDITIONS[condition])
 
 
 def bf16(seed: int = 0) -> Any:
@@ -73,5 +81,6 @@ def bf16(seed: int = 0) -> Any:
     return model
 
 
-def test_bf16(tmp_path: Path) -> None:
-    check(bf16, AdapterTrainer, tmp_path)
+@pytest.mark.parametrize("kind", [AdapterTrainer, pytest.param(Trainer, marks=pytest.mark.slow)])
+def test_bf16(kind: Any, tmp_path: Path) -> None:
+    check(bf16, kind, tmp_path)

@@ -11,6 +11,7 @@ import torch
 import transformers
 from tiny_runs import STEPS, STOP, arguments, assert_equal, flexible, rows, static, trained, trainer
 from transformers import Trainer, TrainerCallback
+from transformers.training_args import ParallelMode
 
 import adapters
 import models
@@ -338,6 +339,13 @@ def test_what_cannot_be_trained(tmp_path: Path) -> None:
     plain.add_callback(AdapterTrainerCallback(plain))
     with pytest.raises(ValueError, match="The base model is not frozen"):
         plain.train()
+
+
+def test_a_model_that_is_not_divided_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """accelerate leaves out FSDP where there is no accelerator; for one process transformers raises an error."""
+    monkeypatch.setattr(transformers.TrainingArguments, "parallel_mode", ParallelMode.DISTRIBUTED)
+    with pytest.warns(UserWarning, match="accelerate divides no model here"):
+        AdapterTrainer(static(), arguments(tmp_path, fsdp=True), eval_dataset=rows())
 
 
 def test_heads_alone_are_trained(tmp_path: Path) -> None:

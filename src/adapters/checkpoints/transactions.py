@@ -205,6 +205,11 @@ def finish(folder: Path) -> None:
         _finish(folder)
 
 
+def is_temporary(path: Path) -> bool:
+    """Whether a path is what a process leaves in a folder that is killed while it writes."""
+    return path.name == JOURNAL or (path.name.startswith(".") and path.name.endswith(_TEMPORARY))
+
+
 def _current() -> _Transaction:
     transaction = _CURRENT.get()
     assert transaction is not None

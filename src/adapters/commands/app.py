@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -20,21 +21,40 @@ app = typer.Typer(
     rich_markup_mode=_MARKUP,  # type: ignore[arg-type]
     pretty_exceptions_enable=False,
 )
-app.command("train")(train.train_command)
-app.command("evaluate")(evaluate.evaluate_command)
-app.command("predict")(predict.predict_command)
+
+
+def _version(is_asked: bool) -> None:
+    if is_asked:
+        from importlib.metadata import version
+
+        typer.echo(f"adapters {version('adapters')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _program(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version, and end.")
+    ] = False,
+) -> None:
+    """Small trainable modules for pretrained Transformers: train them, use them, share them."""
+
+
+app.command("train", epilog=train.EXAMPLES)(train.train_command)
+app.command("evaluate", epilog=evaluate.EXAMPLES)(evaluate.evaluate_command)
+app.command("predict", epilog=predict.EXAMPLES)(predict.predict_command)
 app.command("glue")(glue.glue_command)
 app.command("config-schema")(config_schema.config_schema_command)
-app.command("inspect")(of_models.inspect_command)
-app.command("summary")(of_models.summary_command)
-app.command("merge")(of_models.merge_command)
-app.command("convert")(of_models.convert_command)
-app.command("export")(of_models.export_command)
+app.command("inspect", epilog=of_models.INSPECT)(of_models.inspect_command)
+app.command("summary", epilog=of_models.SUMMARY)(of_models.summary_command)
+app.command("merge", epilog=of_models.MERGE)(of_models.merge_command)
+app.command("convert", epilog=of_models.CONVERT)(of_models.convert_command)
+app.command("export", epilog=of_models.EXPORT)(of_models.export_command)
 app.command("demo")(of_models.demo_command)
 app.command("list")(listing.list_command)
 app.command("info")(info.info_command)
-app.command("pull")(pull.pull_command)
-app.command("push")(push.push_command)
+app.command("pull", epilog=pull.EXAMPLES)(pull.pull_command)
+app.command("push", epilog=push.EXAMPLES)(push.push_command)
 app.add_typer(hub.app, name="hub")
 
 
@@ -48,13 +68,41 @@ def run(arguments: Sequence[str] | None = None) -> None:
         SystemExit: always.
     """
     _without_bars_elsewhere()
+    given = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        app(arguments)
+        code = app([*given, "--help"] if given in ([], ["hub"]) else given, "adapters", standalone_mode=False)
+    except _UsageError as error:
+        _end(error.format_message().strip(), error)
     except (ValueError, OSError, NotImplementedError, ImportError) as error:
-        if os.environ.get("ADAPTERS_TRACEBACK"):
-            raise
-        typer.echo(f"Error: {error}", err=True)
-        raise SystemExit(2) from None
+        _end(_message(error), error)
+    except (typer.Abort, KeyboardInterrupt):
+        typer.echo("Interrupted.", err=True)
+        raise SystemExit(130) from None
+    except Exception as error:
+        from ..runs.errors import is_disk_full
+
+        if is_disk_full(error):
+            _end("The disk is full; nothing was changed.", error)
+        _end(f"{type(error).__name__}: {error} (unexpected: ADAPTERS_TRACEBACK=1 shows where)", error, code=1)
+    raise SystemExit(code if isinstance(code, int) else 0)
+
+
+_UsageError: Any = typer.BadParameter.__base__
+"""What is raised for wrong arguments; typer names only this child of it."""
+
+
+def _message(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror and error.filename:
+        return f"{error.filename}: {error.strerror}"
+    return str(error) or type(error).__name__
+
+
+def _end(text: str, error: Exception, code: int = 2) -> NoReturn:
+    """Say what is wrong in one line, and end."""
+    if os.environ.get("ADAPTERS_TRACEBACK"):
+        raise error
+    typer.echo(f"Error: {' '.join(text.split())}", err=True)
+    raise SystemExit(code) from None
 
 
 def _without_bars_elsewhere() -> None:
@@ -62,3 +110,4 @@ def _without_bars_elsewhere() -> None:
     if not sys.stderr.isatty():
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
         os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+        os.environ.setdefault("HF_HUB_VERBOSITY", "error")

@@ -7,25 +7,42 @@ from typing import Annotated
 
 import typer
 
-from .output import Json, Quiet, show_facts
+from .output import Json, Place, Quiet, examples, show_facts
+
+EXAMPLES = examples(
+    "adapters evaluate runs/mrpc",
+    "adapters evaluate runs/mrpc --split test",
+    "adapters evaluate runs/mrpc --file mine.csv --json",
+)
+Run = Annotated[str, typer.Argument(help="The output of `adapters train`; or an adapter, with --model.")]
+BaseModel = Annotated[
+    str | None, typer.Option("--model", "-m", help="The model of an adapter; of a run, if it has moved.")
+]
+Columns = Annotated[
+    str | None, typer.Option("--columns", help="For an adapter: the columns to read, with commas between them.")
+]
+Batch = Annotated[int, typer.Option("--batch-size", min=1, help="Rows in a batch.")]
 
 
 def evaluate_command(
-    run: Annotated[Path, typer.Argument(help="The output of `adapters train`.")],
+    run: Run,
     file: Annotated[
         Path | None, typer.Option("--file", "-f", help="Labelled rows; by default the split's own.")
     ] = None,
     split: Annotated[str, typer.Option("--split", help="validation or test.")] = "validation",
-    batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Rows in a batch.")] = 64,
+    model: BaseModel = None,
+    columns: Columns = None,
+    hub: Place = None,
+    batch_size: Batch = 64,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Measure a trained adapter on a labelled file."""
-    from ..runs.using import Trained
     from .bars import bar
+    from .trained import rows_in, trained_in
 
-    trained = Trained.load(run)
-    rows = trained.rows(file, split)
+    trained = trained_in(run, model, columns, hub, quiet)
+    rows = rows_in(trained, file, split)
     with bar("evaluating", len(rows), quiet) as watch:
         found = trained.evaluate(rows, batch_size, watch)
     show_facts(found, json)

@@ -9,7 +9,7 @@ from typing import Any
 
 import typer
 
-_HIDDEN = ("epoch", "step", "steps", "grad_norm", "learning_rate", "total_flos")
+_HIDDEN = ("epoch", "step", "steps", "runtime")
 
 
 @contextmanager
@@ -20,14 +20,30 @@ def followed(quiet: bool) -> Iterator[Callable[[Mapping[str, Any]], None]]:
     elif sys.stderr.isatty():
         yield from _on_terminal()
     else:
-        yield _in_lines
+        yield _Rows(_line).watch
 
 
-def _in_lines(point: Mapping[str, Any]) -> None:
-    shown = _evaluated(point)
-    if shown:
-        values = "  ".join(f"{name} {value}" for name, value in shown.items())
-        typer.echo(f"step {point['step']}/{point['steps']}  {values}", err=True)
+class _Rows:
+    """Makes a row of each evaluation: where the training is, its own loss since the last one, what was measured."""
+
+    def __init__(self, show: Callable[[Mapping[str, Any], dict[str, str]], None]) -> None:
+        self._show = show
+        self._losses: list[float] = []
+
+    def watch(self, point: Mapping[str, Any]) -> None:
+        """Take what was measured."""
+        if "loss" in point:
+            self._losses.append(float(point["loss"]))
+        shown = _evaluated(point)
+        if shown:
+            own = {"train loss": f"{sum(self._losses) / len(self._losses):.4g}"} if self._losses else {}
+            self._losses = []
+            self._show(point, {"epoch": f"{point.get('epoch', 0):.3g}", **own, **shown})
+
+
+def _line(point: Mapping[str, Any], row: dict[str, str]) -> None:
+    values = "  ".join(f"{name} {value}" for name, value in row.items())
+    typer.echo(f"step {point['step']}/{point['steps']}  {values}", err=True)
 
 
 def _on_terminal() -> Iterator[Callable[[Mapping[str, Any]], None]]:
@@ -37,27 +53,34 @@ def _on_terminal() -> Iterator[Callable[[Mapping[str, Any]], None]]:
     from rich.table import Table
 
     bar = Progress(
-        TextColumn("training"),
+        TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn("{task.fields[loss]}"),
         TimeRemainingColumn(),
     )
-    steps = bar.add_task("training", total=None, loss="")
-    table = Table("step", box=None)
-    with Live(Group(table, bar), console=Console(stderr=True), refresh_per_second=4) as live:
+    training = bar.add_task("loading", total=None, loss="")
+    evaluating = bar.add_task("evaluating", total=None, loss="", visible=False)
+    table: Table | None = None
+
+    with Live(bar, console=Console(stderr=True), refresh_per_second=4) as live:
+
+        def show(point: Mapping[str, Any], row: dict[str, str]) -> None:
+            nonlocal table
+            if table is None:
+                table = Table("step", *row, box=None, pad_edge=False)
+                live.update(Group(table, bar))
+            table.add_row(str(point["step"]), *row.values())
+
+        rows = _Rows(show)
 
         def watch(point: Mapping[str, Any]) -> None:
-            nonlocal table
-            bar.update(steps, completed=point["step"], total=point["steps"])
+            bar.update(training, description="training", completed=point["step"], total=point["steps"])
             if "loss" in point:
-                bar.update(steps, loss=f"loss {float(point['loss']):.3f}")
-            shown = _evaluated(point)
-            if shown:
-                if len(table.columns) == 1:
-                    table = Table("step", *shown, box=None)
-                    live.update(Group(table, bar))
-                table.add_row(str(point["step"]), *shown.values())
+                bar.update(training, loss=f"loss {float(point['loss']):.3f}")
+            is_within = point.get("batch", 0) < point.get("batches", 0)
+            bar.update(evaluating, completed=point.get("batch", 0), total=point.get("batches"), visible=is_within)
+            rows.watch(point)
 
         yield watch
 
@@ -66,4 +89,4 @@ def _evaluated(point: Mapping[str, Any]) -> dict[str, str]:
     """What an evaluation measured, as texts."""
     found = {key.removeprefix("eval_"): value for key, value in point.items() if key.startswith("eval_")}
     kept = {key: value for key, value in found.items() if isinstance(value, float) and "per_second" not in key}
-    return {key: f"{value:.4g}" for key, value in kept.items() if key not in ("runtime", *_HIDDEN)}
+    return {key: f"{value:.4g}" for key, value in kept.items() if key not in _HIDDEN}

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from .output import Json, Quiet, note, show, write_json
+from .output import Json, Quiet, note, write_json
 from .train import Changes, assignments
 
 
@@ -25,7 +26,7 @@ def glue_command(
     quiet: Quiet = False,
 ) -> None:
     """Train and measure all tasks of GLUE that have data. When stopped, it goes on where it was."""
-    from ..runs.glue import run_glue
+    from ..runs.glue import COLUMNS, run_glue
     from .following import followed
 
     settings: dict[str, Any] = {
@@ -47,9 +48,27 @@ def glue_command(
         note(f"{name} has no data in {data_dir}: left out.", quiet)
     row = {**result.scores, "Total": result.total}
     if json:
-        write_json({"scores": row, "missing": result.missing, "files": [str(path) for path in result.files]})
+        write_json(
+            {
+                "scores": row,
+                "beside": result.beside,
+                "missing": result.missing,
+                "files": [str(path) for path in result.files],
+            }
+        )
         return
-    typer.echo("\t".join(row)) if not quiet else None
-    show([{name: "–" if value is None else f"{value:.1f}" for name, value in row.items()}], list(row), False)
+    typer.echo(markdown(row))
+    for name, value in result.beside.items():
+        note(f"{name} is no column of the table: {value:.1f}", quiet)
+    measured = sum(value is not None for value in result.scores.values())
+    if measured < len(COLUMNS):
+        note(f"Total is the mean of {measured} of {len(COLUMNS)} columns.", quiet)
     if result.files:
         note(f"{len(result.files)} files for a submission in {result.files[0].parent}", quiet)
+
+
+def markdown(row: Mapping[str, float | None]) -> str:
+    """A table with one row, as it is put into a README."""
+    values = ["–" if value is None else f"{value:.1f}" for value in row.values()]
+    lines = (list(row), [":---:"] * len(row), values)
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)

@@ -9,7 +9,16 @@ from typing import Annotated, Any
 
 import typer
 
-from .output import Json, Place, Quiet, note, write_json
+from .output import Json, Place, Quiet, adapter_in, examples, note, without_loading, write_json
+
+INSPECT = examples("adapters inspect bert-base-uncased", 'adapters inspect gpt2 --config "lora[r=8]"')
+SUMMARY = examples("adapters summary bert-base-uncased runs/mrpc")
+MERGE = examples("adapters merge bert-base-uncased runs/lora --output merged")
+CONVERT = examples("adapters convert bert-base-uncased runs/dora --rank 8 --output as-lora")
+EXPORT = examples(
+    "adapters export llama runs/lora --for vllm",
+    "adapters export llama runs/lora --for vllm --output served",
+)
 
 Model = Annotated[str, typer.Argument(help="A model: a folder, or a name on the Hugging Face Hub.", metavar="MODEL")]
 Adapter = Annotated[str, typer.Argument(help="A folder, an archive, or a name on a hub.", metavar="ADAPTER")]
@@ -25,8 +34,10 @@ def inspect_command(
     from transformers import AutoModel
 
     from ..inspection import inspect
+    from ..runs.models import place_of
 
-    typer.echo(inspect(AutoModel.from_pretrained(model), config))
+    without_loading(quiet=False)
+    typer.echo(inspect(AutoModel.from_pretrained(place_of(model)), config))
 
 
 def summary_command(
@@ -47,14 +58,20 @@ def merge_command(
     model: Model, adapter: Adapter, output: Folder, hub: Place = None, json: Json = False, quiet: Quiet = False
 ) -> None:
     """Put an adapter into the weights of a model, and write it as a plain model of transformers."""
-    from ..checkpoints.files import AdapterFileError
+    import os
+    import shutil
 
-    if output.exists() and any(output.iterdir()):
-        raise AdapterFileError(f"{output} is not empty; choose another folder.")
+    _check_is_free(output)
     loaded, (name,) = _loaded(model, [adapter], hub)
     loaded.merge_adapter(name)
-    loaded.base_model.save_pretrained(output)
-    _save_tokenizer(model, output)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = output.with_name(f".{output.name}.unfinished")
+    try:
+        loaded.base_model.save_pretrained(unfinished)
+        _save_tokenizer(model, unfinished)
+        os.replace(unfinished, output)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
     if json:
         write_json({"merged": name, "output": str(output)})
     note(f"{name} is part of the model in {output}; its head is not: it is in the adapter.", quiet or json)
@@ -72,6 +89,7 @@ def convert_command(
     """Turn an adapter that changes weights into a plain LoRA, and say how near it is."""
     from ..interchange.conversion import convert_to_lora
 
+    _check_is_free(output)
     loaded, (name,) = _loaded(model, [adapter], hub)
     report = convert_to_lora(loaded, name, f"{name}-lora", rank)
     loaded.save_adapter(output, f"{name}-lora")
@@ -93,6 +111,8 @@ def export_command(
     """Write an adapter in the layout of PEFT for a program that serves it, or say why that cannot be."""
     from ..interchange.exporting import check_export, export_adapter
 
+    if output is not None:
+        _check_is_free(output)
     loaded, (name,) = _loaded(model, [adapter], hub)
     report = check_export(loaded, name, consumer, rank=rank)
     if output is not None and report.is_served:
@@ -114,10 +134,24 @@ def demo_command() -> None:
 
 def _loaded(model: str, adapters: Any, hub: str | None) -> tuple[Any, list[str]]:
     """A model with adapters, and their names."""
-    from ..auto import AutoAdapterModel
+    from ..runs.models import load_model, place_of
 
-    loaded = AutoAdapterModel.from_pretrained(model)
-    return loaded, [loaded.load_adapter(adapter, hub=hub) for adapter in adapters]
+    without_loading(quiet=False)
+    loaded = load_model(place_of(model))
+    return loaded, [loaded.load_adapter(adapter_in(adapter), hub=hub) for adapter in adapters]
+
+
+def _check_is_free(output: Path) -> None:
+    """See whether a folder can be written.
+
+    Raises:
+        AdapterFileError: there is a file, or something in it.
+    """
+    from ..checkpoints.files import AdapterFileError
+
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        what = "is not empty" if output.is_dir() else "is a file"
+        raise AdapterFileError(f"{output} {what}; choose another folder.")
 
 
 def _save_tokenizer(model: str, output: Path) -> None:

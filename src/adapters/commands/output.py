@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -62,6 +63,27 @@ def note(text: str, quiet: bool) -> None:
     """Say something beside what was asked for. It goes where it is in nobody's way."""
     if not quiet:
         typer.echo(text, err=True)
+
+
+def without_loading(quiet: bool) -> None:
+    """Switch transformers' bars for weights off, and those of downloads where there is no terminal."""
+    from huggingface_hub.utils.tqdm import enable_progress_bars
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    if not quiet and sys.stderr.isatty():
+        enable_progress_bars()
+
+
+def examples(*lines: str) -> str:
+    """The end of a help page: calls, one for each line."""
+    return "\n\n".join(("Examples:", *lines))
+
+
+def adapter_in(folder: str) -> str:
+    """The adapter in the output of `adapters train`; another folder or name as it is."""
+    path = Path(folder)
+    return str(path / "adapter") if (path / "run.yaml").is_file() and (path / "adapter").is_dir() else folder
 
 
 def without_progress(quiet: bool) -> None:

@@ -2,46 +2,98 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json as jsonlib
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from .output import Json, Quiet, note
+from .evaluate import BaseModel, Batch, Columns, Run
+from .output import Json, Place, Quiet, examples, note
+
+EXAMPLES = examples(
+    'adapters predict runs/mrpc --text "He left." --text "He went away."',
+    "adapters predict runs/mrpc --file mine.csv --output answers.csv",
+    "cat lines.txt | adapters predict runs/reviews --file -",
+)
 
 
 def predict_command(
-    run: Annotated[Path, typer.Argument(help="The output of `adapters train`.")],
+    run: Run,
     text: Annotated[
         list[str] | None,
         typer.Option("--text", "-t", help="A text; for pairs of texts, the option twice. Lists of words: with spaces."),
     ] = None,
-    file: Annotated[Path | None, typer.Option("--file", "-f", help="Rows without labels.")] = None,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="A file for the answers (JSON lines).")] = None,
-    batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Rows in a batch.")] = 64,
+    file: Annotated[
+        Path | None, typer.Option("--file", "-f", help="Rows without labels; - for the standard input.")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="A file for the answers: .jsonl, .json, .csv or .tsv.")
+    ] = None,
+    model: BaseModel = None,
+    columns: Columns = None,
+    hub: Place = None,
+    batch_size: Batch = 64,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Answer with a trained adapter: for texts of your own, or for a file."""
     from ..checkpoints.files import atomically
     from ..runs import RunError
-    from ..runs.using import Trained
     from .bars import bar
+    from .trained import rows_in, trained_in
 
     if bool(text) == (file is not None):
         raise RunError("Give either --text (once for each column) or --file.")
-    trained = Trained.load(run)
-    rows = trained.rows_of_texts(text) if text else trained.rows(file, "test")
+    if output is not None and output.suffix.lower() not in _WRITERS:
+        raise RunError(f"{output} ends with {output.suffix!r}; written are {', '.join(_WRITERS)}.")
+    if output is not None and output.is_dir():
+        raise RunError(f"{output} is a folder; give a file in it.")
+    trained = trained_in(run, model, columns, hub, quiet)
+    rows = trained.rows_of_texts(text) if text else rows_in(trained, file, "test")
     with bar("predicting", len(rows), quiet or bool(text)) as watch:
         answers = trained.predict(rows, batch_size, watch)
-    lines = [jsonlib.dumps(answer, ensure_ascii=False) for answer in answers]
     if output is not None:
-        written = "".join(f"{line}\n" for line in lines)
-        atomically(output, lambda temporary: temporary.write_text(written, encoding="utf-8"))
-        note(f"{len(lines)} answers in {output}", quiet)
+        written = _WRITERS[output.suffix.lower()](answers)
+        atomically(output, lambda temporary: temporary.write_text(written, encoding="utf-8", newline=""))
+        note(f"{len(answers)} answers in {output}", quiet)
     elif json:
-        typer.echo(jsonlib.dumps(answers, ensure_ascii=False, indent=2))
+        typer.echo(_json(answers), nl=False)
     else:
         for answer in answers:
-            typer.echo("\t".join(map(str, answer.values())))
+            typer.echo("\t".join(map(_cell, answer.values())))
+
+
+def _json(answers: Sequence[Mapping[str, Any]]) -> str:
+    return jsonlib.dumps(answers, ensure_ascii=False, indent=2) + "\n"
+
+
+def _json_lines(answers: Sequence[Mapping[str, Any]]) -> str:
+    return "".join(f"{jsonlib.dumps(answer, ensure_ascii=False)}\n" for answer in answers)
+
+
+def _table(delimiter: str) -> Callable[[Sequence[Mapping[str, Any]]], str]:
+    def write(answers: Sequence[Mapping[str, Any]]) -> str:
+        file = io.StringIO()
+        table = csv.writer(file, delimiter=delimiter, lineterminator="\n")
+        table.writerow(answers[0])
+        table.writerows(map(_cell, answer.values()) for answer in answers)
+        return file.getvalue()
+
+    return write
+
+
+def _cell(value: Any) -> str:
+    """A value in one cell: lists as JSON."""
+    return jsonlib.dumps(value, ensure_ascii=False) if isinstance(value, (list, dict)) else str(value)
+
+
+_WRITERS: Mapping[str, Callable[[Sequence[Mapping[str, Any]]], str]] = {
+    ".jsonl": _json_lines,
+    ".json": _json,
+    ".csv": _table(","),
+    ".tsv": _table("\t"),
+}

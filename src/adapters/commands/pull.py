@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from .output import Json, Place, Quiet, Token, note, without_progress, write_json
+from .output import Json, Place, Quiet, Token, examples, note, without_progress, write_json
+
+EXAMPLES = examples(
+    "adapters pull paraphrase/mrpc@me mrpc --hub my-hub --model bert-base-uncased",
+    "adapters predict mrpc --model bert-base-uncased --columns sentence1,sentence2 --text … --text …",
+)
 
 
 def pull_command(
@@ -29,6 +35,7 @@ def pull_command(
     """Fetch an adapter, and write the folder where it is."""
     import shutil
 
+    from ..checkpoints.transactions import together, write
     from ..hub import HubError
     from ..hub.huggingface import Access
     from ..hub.packing import KINDS, files_of, kind_of
@@ -46,10 +53,9 @@ def pull_command(
     if held is not kinds[kind]:
         raise HubError(f"{adapter!r} is a {held.name}; give --kind {held.name}.")
     if to is not None:
-        for path in files_of(folder, held):
-            target = to / path.relative_to(folder)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(path, target)
+        with together(to):
+            for path in files_of(folder, held):
+                write(to / path.relative_to(folder), partial(shutil.copyfile, path))
         folder = to
     if json:
         write_json({"adapter": adapter, "folder": str(folder), "kind": held.name})

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from .output import Json, Place, Quiet, Token, note, without_progress, write_json
+from .output import Json, Place, Quiet, Token, adapter_in, examples, note, without_progress, write_json
+
+EXAMPLES = examples(
+    "adapters push runs/mrpc paraphrase/mrpc@me --hub my-hub",
+    "adapters push runs/mrpc me/bert-mrpc --license apache-2.0",
+)
 
 
 def push_command(
-    folder: Annotated[Path, typer.Argument(help="The folder or archive of an adapter, a fusion, a head or a setup.")],
+    folder: Annotated[
+        Path,
+        typer.Argument(help="The folder or archive of an adapter, a fusion, a head or a setup, or that of a run."),
+    ],
     name: Annotated[
         str, typer.Argument(help="<org>/<name> on the Hugging Face Hub, <task>/<subtask>@<org> on others.")
     ],
@@ -34,7 +42,7 @@ def push_command(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Publish an adapter from its folder."""
+    """Publish an adapter from its folder. What a run has measured is said in its card."""
     import shutil
 
     from ..checkpoints.archives import as_folder
@@ -43,7 +51,8 @@ def push_command(
     from ..hub.publishing import Publication, publish
 
     without_progress(quiet or json)
-    with as_folder(folder) as source:
+    of_run, known_dataset = _said_by_run(folder)
+    with as_folder(Path(adapter_in(str(folder)))) as source:
         kind = kind_of(source)
 
         def copy(target: Path) -> None:
@@ -51,16 +60,18 @@ def push_command(
                 (target / path.relative_to(source)).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(path, target / path.relative_to(source))
 
-        said = {"language": language, "license": license, "task": task, "summary": summary, "tags": tag or None}
+        given: dict[str, Any] = {"language": language, "license": license, "task": task, "summary": summary}
+        given |= {"tags": tag or None, "results": _numbers(result or [])}
+        said = of_run | {key: value for key, value in given.items() if value is not None}
         address = publish(
             Publication(
                 repo_id=name,
                 kind=kind,
                 model_name=model,
                 save=copy,
-                dataset=dataset,
+                dataset=dataset or known_dataset,
                 overwrite_card=overwrite_card,
-                text={**said, "results": _numbers(result or [])},
+                text=said,
                 commit=Commit(message, None, revision, create_pr, private or None, token),
                 hub=hub,
                 version=version,
@@ -71,6 +82,19 @@ def push_command(
         return
     note("Published as", quiet)
     typer.echo(address)
+
+
+def _said_by_run(folder: Path) -> tuple[dict[str, Any], str | None]:
+    """What the run that an adapter comes from has to say in a card, and its data set."""
+    from ..runs.cards import dataset_of, said_of
+    from ..runs.folder import RunFolder
+
+    for place in (folder, folder.parent):
+        run = RunFolder(place)
+        if (place / "run.yaml").is_file() and run.is_finished:
+            config = run.config()
+            return said_of(config, run.metrics()), dataset_of(config)
+    return {}, None
 
 
 def _numbers(results: list[str]) -> dict[str, float] | None:

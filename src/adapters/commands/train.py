@@ -7,11 +7,23 @@ from typing import Annotated, Any
 
 import typer
 
-from .output import Json, Quiet, note, show_facts
+from . import completing
+from .output import Json, Quiet, examples, note, show_facts, without_loading
+
+EXAMPLES = examples(
+    "adapters train -m bert-base-uncased --task mrpc --data-dir mrpc -a seq_bn -o runs/mrpc",
+    "adapters train run.yaml --epochs 5 --set training.early_stopping=2",
+    "adapters train --resume -o runs/mrpc",
+)
 
 Changes = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Any key of the configuration, such as training.warmup_ratio=0.1."),
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Any key of the configuration, such as training.warmup_ratio=0.1.",
+        autocompletion=completing.keys,
+    ),
 ]
 _Config = Annotated[Path | None, typer.Argument(help="A YAML file with the run; flags change what it says.")]
 _Text = Annotated[str | None, typer.Option("--text", help="The columns to read, with commas between them.")]
@@ -20,8 +32,16 @@ _Text = Annotated[str | None, typer.Option("--text", help="The columns to read, 
 def train_command(
     config: _Config = None,
     model: Annotated[str | None, typer.Option("--model", "-m", help="A folder, or a name on the Hub.")] = None,
-    task: Annotated[str | None, typer.Option("--task", help="A task of GLUE or SuperGLUE, such as mrpc.")] = None,
-    kind: Annotated[str | None, typer.Option("--kind", help="classification, regression, tagging, causal_lm …")] = None,
+    task: Annotated[
+        str | None,
+        typer.Option("--task", help="A task of GLUE or SuperGLUE, such as mrpc.", autocompletion=completing.tasks),
+    ] = None,
+    kind: Annotated[
+        str | None,
+        typer.Option(
+            "--kind", help="classification, regression, tagging, causal_lm …", autocompletion=completing.kinds
+        ),
+    ] = None,
     data_dir: Annotated[
         Path | None, typer.Option("--data-dir", help="A folder with train, validation and test files.")
     ] = None,
@@ -30,7 +50,12 @@ def train_command(
     text: _Text = None,
     label: Annotated[str | None, typer.Option("--label", help="The column to learn.")] = None,
     max_length: Annotated[int | None, typer.Option("--max-length", help="Tokens at which texts are cut off.")] = None,
-    adapter: Annotated[str | None, typer.Option("--adapter", "-a", help='Such as "seq_bn" or "lora[r=16]".')] = None,
+    adapter: Annotated[
+        str | None,
+        typer.Option(
+            "--adapter", "-a", help='Such as "seq_bn" or "lora[r=16]".', autocompletion=completing.configurations
+        ),
+    ] = None,
     name: Annotated[str | None, typer.Option("--name", help="The name of the adapter.")] = None,
     under: Annotated[list[str] | None, typer.Option("--under", help="An adapter to stack below it.")] = None,
     fuse: Annotated[list[str] | None, typer.Option("--fuse", help="An adapter to fuse with others.")] = None,
@@ -47,7 +72,6 @@ def train_command(
 ) -> None:
     """Train an adapter from a data file."""
     from ..runs import RunConfig
-    from ..runs.fitting import train as run
     from .following import followed
 
     flags: dict[str, Any] = {
@@ -57,7 +81,7 @@ def train_command(
         "task.data_dir": _text(data_dir),
         "task.train": _text(train),
         "task.validation": _text(validation),
-        "task.text": text.split(",") if text else None,
+        "task.text": None if text is None else [column.strip() for column in text.split(",")],
         "task.label": label,
         "task.max_length": max_length,
         "adapter.config": adapter,
@@ -70,29 +94,46 @@ def train_command(
         "seed": seed,
         "output": _text(output),
     }
-    read = RunConfig.read(config, flags | assignments(changes))
-    with followed(quiet) as watch:
-        outcome = run(read, watch, resume, overwrite)
+    given = flags | assignments(changes)
+    if resume and config is None and output is not None and (output / "run.yaml").is_file():
+        config = output / "run.yaml"  # all that was said before need not be said again
+    read = RunConfig.read(config, given)
+    try:
+        with followed(quiet) as watch:
+            from ..runs.fitting import train as run
+
+            without_loading(quiet)
+            outcome = run(read, watch, resume, overwrite)
+    except KeyboardInterrupt:
+        note(f"Interrupted. It goes on with: adapters train --resume --output {read.output}", quiet)
+        raise typer.Exit(130) from None
     show_facts(outcome.metrics, json)
-    note(f"Written to {outcome.path}. Try it: adapters predict {read.output} --text …", quiet)
+    texts = 2 if read.task.text is not None and len(read.task.text) == 2 else 1
+    again = "" if json else f" Try it: adapters predict {read.output}{' --text …' * texts}"
+    note(f"Written to {outcome.path}.{again}", quiet)
 
 
 def assignments(changes: list[str] | None) -> dict[str, Any]:
     """What `--set key=value` says; values are read as YAML.
 
     Raises:
-        RunError: there is no "=".
+        RunError: there is no "=", or what is behind it cannot be read.
     """
     import yaml
 
     from ..runs import RunError
+    from ..runs.config import NULL, yaml_problem
 
     found = {}
     for change in changes or ():
         key, separator, value = change.partition("=")
         if not separator:
             raise RunError(f"--set {change}: give a key and a value, such as --set training.epochs=5.")
-        found[key.strip()] = yaml.safe_load(value)
+        try:
+            read = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise RunError(f"--set {change}: the value is no YAML ({yaml_problem(error)}).") from None
+        found[key.strip()] = NULL if read is None else read
     return found
 
 

@@ -6,7 +6,7 @@ Shapes: B rows, T tokens, D hidden size.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
@@ -496,6 +496,16 @@ class ModelWithFlexibleHeadsAdaptersMixin(AddsHeads, TellsOfHeads, RunsHeads):
     def _activate_heads(self, heads: HeadSetup) -> None:
         if heads:
             self.active_head = cast(Heads, heads)
+
+    def _write_checkpoint(self, folder: Path) -> None:
+        with together(folder):
+            super()._write_checkpoint(folder)
+            self.save_all_heads(folder)
+
+    def _head_tensors(self) -> Iterator[Tensor]:
+        inside = {id(parameter) for parameter in self._adapter_registry.base.parameters()}
+        for head in self.heads.values():
+            yield from (t for t in (*head.parameters(), *head.buffers()) if id(t) not in inside)
 
     def _config_entries(self) -> dict[str, Any]:
         return {**super()._config_entries(), "prediction_heads": self.get_prediction_heads_config()}

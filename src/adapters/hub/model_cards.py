@@ -79,6 +79,7 @@ class Described:
         config: Its configuration.
         dataset: Its data set on the Hugging Face Hub.
         hub: The hub where it is, if it is not the Hugging Face Hub.
+        place: Its folder, if it is loaded from there and not by its name.
     """
 
     name: str
@@ -89,6 +90,7 @@ class Described:
     config: Mapping[str, Any] | None = None
     dataset: str | None = None
     hub: str | None = None
+    place: str | None = None
 
 
 def model_card(what: Described, text: CardText) -> str:
@@ -102,7 +104,8 @@ def model_card(what: Described, text: CardText) -> str:
 def usage(what: Described) -> str:
     """Python that loads what was published."""
     where = f", hub={what.hub!r}" if what.hub else ""
-    call = f'model.{what.kind.load}("{what.name}"{where}, set_active=True)'
+    active = "" if what.kind.name == "head" else ", set_active=True"
+    call = f'model.{what.kind.load}("{what.place or what.name}"{where}{active})'
     if what.kind.name == "setup":
         call = f"setup, heads = {call}"
     return (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, cast
@@ -12,17 +13,33 @@ from .. import __version__ as VERSION
 from .. import fusions, peft_library, sharing
 from ..checkpoints.files import INTERFACE_CONFIG, write_json
 from ..configuration import ModelAdaptersConfig
-from .setup_files import SavesSetups
+from .resuming import SavesCheckpoints, is_checkpoint_of_trainer
 
 
-class SavesWhole(SavesSetups):
+class SavesWhole(SavesCheckpoints):
     """Methods that transformers calls, or that take the place of its own."""
+
+    @property
+    def _hf_peft_config_loaded(self) -> bool:
+        """What transformers asks before it trains a quantised model: whether that has adapters, of `peft` or others."""
+        state = self.__dict__
+        if state.get("_hf_peft_config_loaded", False):
+            return True
+        is_asked = state.get("is_quantized", False) and "_adapter_registry" in state and "_is_written" not in state
+        return bool(is_asked and self._adapter_registry.adapters)
+
+    @_hf_peft_config_loaded.setter
+    def _hf_peft_config_loaded(self, value: bool) -> None:
+        self.__dict__["_hf_peft_config_loaded"] = value
 
     def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:
         """Write the whole model with its adapters, to be read by `AutoAdapterModel` or `adapters.load_model`.
 
         Merged adapters are part of the weights that are written, and no adapters any more. Of a model with an adapter
         of `peft` only this is written, as transformers does it.
+
+        When the `Trainer` of transformers calls it for a checkpoint, and the base model is frozen, only adapters,
+        fusions, heads and what else is trained are written, from which the `Trainer` resumes.
 
         Args:
             save_directory: The folder.
@@ -38,6 +55,11 @@ class SavesWhole(SavesSetups):
             if kwargs.get("is_main_process", True):
                 peft_library.save(self, Path(save_directory), active[0])
             return
+        is_whole = kwargs.get("state_dict") is not None or not self._has_frozen_base()
+        if not is_whole and is_checkpoint_of_trainer(Path(save_directory), sys._getframe(1)):
+            if kwargs.get("is_main_process", True):
+                self._write_checkpoint_of_trainer(Path(save_directory))
+            return
         config = cast(Any, self).config
         entries = self._config_entries()
         left_out = self._names_in_state_of(self._adapter_registry.merged) | fusions.names_of_incomplete(
@@ -50,8 +72,10 @@ class SavesWhole(SavesSetups):
         try:
             for key, value in entries.items():
                 setattr(config, key, value)
+            self.__dict__["_is_written"] = True  # transformers would write adapters of `peft` alone
             cast(Any, super()).save_pretrained(save_directory, **kwargs)
         finally:
+            self.__dict__.pop("_is_written", None)
             for key in entries:
                 delattr(config, key)
         if self._adapter_interface is not None:

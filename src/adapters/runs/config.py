@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from .errors import RunError
+
+NULL = object()
+"""The value of a change that empties a field."""
 
 KindName = Literal[
     "classification",
@@ -20,6 +24,7 @@ KindName = Literal[
     "dependency_parsing",
     "masked_lm",
     "causal_lm",
+    "seq2seq_lm",
     "image_classification",
 ]
 
@@ -27,7 +32,14 @@ KindName = Literal[
 class Section(BaseModel):
     """A part of the configuration. What is not known in it is an error."""
 
-    model_config = ConfigDict(extra="forbid", validate_assignment=True)
+    model_config = ConfigDict(extra="forbid", validate_assignment=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_number_is_true(cls, value: Any, info: ValidationInfo) -> Any:
+        if isinstance(value, bool) and cls.model_fields[str(info.field_name)].annotation is not bool:
+            raise ValueError("true and false are no value of it; texts such as 'yes' need quotation marks in YAML")
+        return value
 
 
 class TaskSection(Section):
@@ -45,8 +57,30 @@ class TaskSection(Section):
     label: str | None = Field(None, description="The column that is learned.")
     labels: list[str] | None = Field(None, description="All labels in order; by default those of the training file.")
     max_length: int = Field(128, ge=4, description="Tokens at which texts are cut off.")
+    max_new_tokens: int = Field(64, ge=1, description="Tokens of texts that are written, and of those to be learned.")
     train_rows: int | None = Field(None, ge=1, description="Use the first rows of the training file only.")
     validation_rows: int | None = Field(None, ge=1, description="Use the first rows of the development file only.")
+
+    @field_validator("text", mode="before")
+    @classmethod
+    def _one_column(cls, value: Any) -> Any:
+        return [value] if isinstance(value, str) else value
+
+    @field_validator("labels", mode="before")
+    @classmethod
+    def _texts(cls, value: Any) -> Any:
+        if not isinstance(value, list):
+            return value
+        if any(isinstance(label, bool) for label in value):
+            raise ValueError("labels such as yes and no need quotation marks in YAML")
+        return [str(label) if isinstance(label, int) else label for label in value]
+
+    @field_validator("text", "labels")
+    @classmethod
+    def _no_name_twice(cls, value: list[str] | None) -> list[str] | None:
+        if value is not None and ("" in value or not value or len(set(value)) < len(value)):
+            raise ValueError("give at least one name, each once, none empty")
+        return value
 
 
 class AdapterSection(Section):
@@ -62,6 +96,23 @@ class AdapterSection(Section):
         None, ge=1, description="AdapterDrop: in each step leave out the adapters of up to so many first layers."
     )
     train_model: bool = Field(False, description="Train the whole model too; with `config: null`, full fine-tuning.")
+
+    @field_validator("name")
+    @classmethod
+    def _names_a_folder(cls, value: str | None) -> str | None:
+        if value is not None and (not value.strip() or ".." in value or set(value) & set("/\\")):
+            raise ValueError("it names a folder, so it is not empty and has no '/', '\\' or '..'")
+        return value
+
+    @model_validator(mode="after")
+    def _goes_together(self) -> AdapterSection:
+        if self.fuse and self.under:
+            raise ValueError("fuse and under exclude each other")
+        if self.under and self.config is None:
+            raise ValueError("under needs an adapter above it, and config is null")
+        if self.drop_layers is not None and (self.config is None or self.fuse):
+            raise ValueError("drop_layers needs an adapter that is trained")
+        return self
 
 
 class TrainingSection(Section):
@@ -79,10 +130,18 @@ class TrainingSection(Section):
     max_grad_norm: float = Field(1.0, ge=0, description="Norm at which gradients are clipped; 0 for none.")
     precision: Literal["fp32", "bf16"] = Field("fp32", description="Numbers that products are computed with.")
     gradient_checkpointing: bool = Field(False, description="Compute layers twice instead of keeping their values.")
-    evaluate: Literal["epoch"] | int = Field("epoch", description="When to evaluate: after epochs, or every n steps.")
+    evaluate: Literal["epoch"] | Annotated[int, Field(ge=1)] = Field(
+        "epoch", description="When to evaluate: after epochs, or every n steps."
+    )
     early_stopping: int | None = Field(None, ge=1, description="Stop after so many evaluations without a better one.")
     metric: str | None = Field(None, description="The metric by which the best state is chosen; by default the task's.")
     keep: Literal["best", "last"] = Field("best", description="Which state is kept in the end.")
+
+    @model_validator(mode="after")
+    def _goes_together(self) -> TrainingSection:
+        if self.early_stopping is not None and self.keep == "last":
+            raise ValueError("early_stopping keeps the best state, and keep is 'last'")
+        return self
 
 
 class RunConfig(Section):
@@ -103,7 +162,7 @@ class RunConfig(Section):
     task: TaskSection = Field(default_factory=TaskSection)  # type: ignore[arg-type]
     adapter: AdapterSection = Field(default_factory=AdapterSection)  # type: ignore[arg-type]
     training: TrainingSection = Field(default_factory=TrainingSection)  # type: ignore[arg-type]
-    seed: int = Field(42, ge=0, description="Seed of everything random.")
+    seed: int = Field(42, ge=0, lt=2**32, description="Seed of everything random.")
     output: Path = Field(description="The folder that everything is written to.")
 
     @classmethod
@@ -112,7 +171,7 @@ class RunConfig(Section):
 
         Args:
             path: A YAML file; by default only the changes are there.
-            changes: Values by the dotted names of fields; None leaves a field as it is.
+            changes: Values by the dotted names of fields; None leaves a field as it is, `NULL` empties it.
 
         Raises:
             RunError: the file cannot be read, or something in it is not known or has a wrong value.
@@ -120,7 +179,7 @@ class RunConfig(Section):
         data = _yaml(Path(path)) if path is not None else {}
         for name, value in (changes or {}).items():
             if value is not None:
-                _put(data, name.split("."), value)
+                _put(data, name.split("."), None if value is NULL else value)
         try:
             return cls.model_validate(data)
         except ValidationError as error:
@@ -132,16 +191,37 @@ class RunConfig(Section):
         return text
 
 
+class _Loader(yaml.SafeLoader):  # type: ignore[misc]  # yaml has no types
+    """Reads YAML; a key that is there twice, of which one would be lost, is an error."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        twice = next((key for number, key in enumerate(keys) if key in keys[:number]), None)
+        if twice is not None:
+            raise yaml.constructor.ConstructorError(None, None, f"{twice} is there twice", node.start_mark)
+        found: dict[Any, Any] = super().construct_mapping(node, deep)
+        return found
+
+
 def _yaml(path: Path) -> dict[str, Any]:
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        data = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except OSError as error:
         raise RunError(f"{path} cannot be read: {error.strerror}.") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise RunError(f"{path} is no YAML: {' '.join(str(error).split())}.") from None
+        raise RunError(f"{path} is no YAML: {yaml_problem(error)}.") from None
     if not isinstance(data, dict):
-        raise RunError(f"{path} holds no configuration, but {type(data).__name__}; see `adapters config-schema`.")
+        what = "nothing" if data is None else f"no configuration, but {type(data).__name__}"
+        raise RunError(f"{path} holds {what}; `adapters config-schema` says what a run is.")
     return data
+
+
+def yaml_problem(error: Exception) -> str:
+    """What is wrong with a text in YAML, in one line."""
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
+        mark = error.problem_mark
+        return f"line {mark.line + 1}, column {mark.column + 1}: {error.problem}"
+    return " ".join(str(error).split())
 
 
 def _put(data: dict[str, Any], names: Sequence[str], value: Any) -> None:
@@ -157,11 +237,34 @@ def _problems(error: ValidationError, path: str | Path | None) -> str:
     where = f" of {path}" if path is not None else ""
     found = []
     for problem in error.errors():
-        name = ".".join(map(str, problem["loc"]))
+        loc = [part for part in problem["loc"] if isinstance(part, int) or str(part).isidentifier()]
+        name = ".".join(str(part) for part in loc if part not in ("str", "int"))  # these say which type was tried
         if problem["type"] == "missing":
             found.append(f"{name} is missing")
         elif problem["type"] == "extra_forbidden":
-            found.append(f"{name} is not known")
+            found.append(f"{name} is not known{_meant(name)}")
+        elif problem["type"] == "model_type":
+            found.append(f"{name} is {problem['input']!r}; it holds {', '.join(SECTIONS[name].model_fields)}")
         else:
-            found.append(f"{name} is {problem['input']!r}: {problem['msg'][:1].lower()}{problem['msg'][1:]}")
-    return f"Configuration{where}: {'; '.join(found)}."
+            said = problem["msg"].removeprefix("Value error, ").rstrip(".")
+            value = "" if isinstance(problem["input"], dict) and len(loc) < 2 else f" is {problem['input']!r}"
+            found.append(f"{name or problem['loc']}{value}: {said[:1].lower()}{said[1:]}")
+    return f"Configuration{where}: {'; '.join(dict.fromkeys(found))}."
+
+
+def _meant(name: str) -> str:
+    """The key whose name is like one that is not known: of the same section, else of any."""
+    *section, last = name.split(".")
+    keys = [*RunConfig.model_fields]
+    keys += [f"{prefix}.{key}" for prefix, model in SECTIONS.items() for key in model.model_fields]
+    same = [key for key in keys if key.split(".")[:-1] == section]
+    near = difflib.get_close_matches(last, [key.rpartition(".")[2] for key in same], n=1)
+    if near:
+        return f" (did you mean {'.'.join([*section, *near])}?)"
+    own = [key for key in keys if key.rpartition(".")[2] == last]
+    there = ", ".join(same or RunConfig.model_fields)
+    return f" (did you mean {own[0]}?)" if own else f" (there are {there})"
+
+
+SECTIONS: dict[str, type[Section]] = {"task": TaskSection, "adapter": AdapterSection, "training": TrainingSection}
+"""The parts of a configuration."""

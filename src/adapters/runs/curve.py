@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..checkpoints.files import atomically
+
 
 def draw(path: Path, history: Sequence[Mapping[str, Any]], metric: str, title: str) -> bool:
     """Draw loss and metric over the steps; without matplotlib nothing is drawn.
@@ -35,7 +37,7 @@ def draw(path: Path, history: Sequence[Mapping[str, Any]], metric: str, title: s
     _line(axes[1], history, f"eval_{metric}", "development")
     axes[1].set_ylabel(metric)
     axes[1].set_xlabel("step")
-    figure.savefig(path, dpi=120)
+    atomically(path, lambda temporary: figure.savefig(temporary, dpi=120, format="png"))
     pyplot.close(figure)
     return True
 

@@ -2,26 +2,35 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import EarlyStoppingCallback, PrinterCallback, TrainerCallback, TrainingArguments, set_seed
+from transformers import (
+    PrinterCallback,
+    Seq2SeqTrainingArguments,
+    TrainerCallback,
+    TrainerState,
+    TrainingArguments,
+    set_seed,
+)
 
-from ..trainer import AdapterTrainer
+from ..trainer import AdapterTrainer, Seq2SeqAdapterTrainer
 from ..training import AdapterDropTrainerCallback
 from . import models
 from .cards import card
 from .config import RunConfig, TrainingSection
 from .curve import draw
 from .errors import RunError
-from .folder import CURVE, RunFolder
+from .folder import ADAPTER, CURVE, MODEL, RunFolder
 from .kinds import Kind, Prepared
 from .measuring import measured_loss
-from .splits import load
+from .splits import check_has_labels, load
 
 Watch = Callable[[Mapping[str, Any]], None]
 """Called with what was measured: step, steps, loss, or what an evaluation gave."""
@@ -57,43 +66,65 @@ def train(
         RunError: something in the configuration or the data is wrong. Nothing has been trained then.
     """
     data = load(config.task)
-    config = config.model_copy(update={"task": data.task})
-    folder, kind = RunFolder(config.output), models.load_kind(config)
+    config = models.with_places(config.model_copy(update={"task": data.task}))
+    folder = RunFolder(config.output)
+    folder.check(config, resume, overwrite)
+    if resume and folder.is_finished:
+        return _finished(folder)
+    kind = models.load_kind(config)
     metric = _metric(config.training, kind)
     given = {
         "train": kind.prepared(data.train, is_labelled=True),
-        "validation": kind.prepared(data.validation, is_labelled=True),
+        "validation": kind.fixed(kind.prepared(data.validation, is_labelled=True)),
     }
-    folder.claim(config, resume, overwrite)
-    if folder.is_finished:
-        return Outcome(folder.metrics(), folder.path)
+    check_has_labels(data)
     set_seed(config.seed)
     name = models.adapter_name(config)
     model = models.load_model(config.model)
     models.prepare(model, config, kind, name)
-    started = time.perf_counter()
-    trainer = _trainer(model, config, kind, given, folder, name, watch)
-    last = folder.last_checkpoint()
-    trainer.train(resume_from_checkpoint=str(last) if last is not None else None)
-    seconds = time.perf_counter() - started
-    final = _final(trainer, kind)
-    path = models.save(model, config, name, folder.path)
-    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    metrics = {
-        **final,
-        "trained_parameters": trained,
-        "trained_share": round(100 * trained / sum(p.numel() for p in model.base_model.parameters()), 4),
-        "bytes": sum(p.stat().st_size for p in path.rglob("*") if p.is_file()),
-        "seconds": round(seconds, 1),
-        "steps": trainer.state.global_step,
-    }
-    if path.name == models.ADAPTER:
-        folder.write_card(path, card(config, name, model, kind.head_type, final))
-    history = trainer.state.log_history
-    folder.write_history(history)
-    draw(folder.path / CURVE, history, metric, name)
-    folder.finish(metrics)
+    with folder.claimed(config, resume, overwrite):
+        if folder.is_finished:  # by another process, in the meantime
+            return _finished(folder)
+        trainer = _trainer(model, config, kind, given, folder, name, watch)
+        started = time.perf_counter()
+        _fit(trainer, config.training, folder.last_checkpoint())
+        seconds = time.perf_counter() - started
+        history = list(trainer.state.log_history)  # what comes is measured once more, on the state that is kept
+        final = _final(trainer, kind)
+        path = models.save(model, config, name, folder.path)
+        trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+        metrics = {
+            **final,
+            "trained_parameters": trained,
+            "trained_share": round(100 * trained / sum(p.numel() for p in model.base_model.parameters()), 4),
+            "bytes": sum(p.stat().st_size for p in path.rglob("*") if p.is_file()),
+            "seconds": round(seconds, 1),
+            "steps": trainer.state.global_step,
+        }
+        if path.name == ADAPTER:
+            folder.write_card(path, card(config, name, model, kind.head_type, final, path))
+        folder.write_history(history)
+        draw(folder.path / CURVE, history, metric, name)
+        folder.finish(config, metrics)
     return Outcome(metrics, path)
+
+
+def _finished(folder: RunFolder) -> Outcome:
+    """What a run came to that is finished already."""
+    folder.clear()
+    path = folder.path / ADAPTER
+    return Outcome(folder.metrics(), path if path.is_dir() else folder.path / MODEL)
+
+
+def _fit(trainer: AdapterTrainer, section: TrainingSection, last: Path | None) -> None:
+    """Train, from the last checkpoint on if there is one."""
+    if last is not None and section.early_stopping is not None:
+        state = TrainerState.load_from_json(str(last / "trainer_state.json"))
+        if _is_over(state, trainer.args, section.early_stopping):  # it was killed when it had just stopped
+            trainer.state = state
+            trainer._load_best_model()
+            return
+    trainer.train(resume_from_checkpoint=str(last) if last is not None else None)
 
 
 def _metric(section: TrainingSection, kind: Kind) -> str:
@@ -120,11 +151,11 @@ def _trainer(
     measure: Any = (lambda found: kind.measured(found.predictions, given["validation"])) if kind.needs_outputs else None
     callbacks: list[TrainerCallback] = [_Watching(watch)]
     if section.early_stopping is not None:
-        callbacks.append(EarlyStoppingCallback(section.early_stopping))
+        callbacks.append(_Patience(section.early_stopping))
     if config.adapter.drop_layers is not None:
         callbacks.append(AdapterDropTrainerCallback(range(config.adapter.drop_layers + 1)))
     try:
-        trainer = AdapterTrainer(
+        trainer = (Seq2SeqAdapterTrainer if kind.generates else AdapterTrainer)(
             model=model,
             args=_arguments(config, kind, folder, len(given["train"].features)),
             data_collator=kind.collated,
@@ -149,7 +180,11 @@ def _arguments(config: RunConfig, kind: Kind, folder: RunFolder, rows: int) -> T
         section.epochs * -(-rows // (section.batch_size * section.gradient_accumulation))
     )
     checkpointing: Any = {"gradient_checkpointing": True} if section.gradient_checkpointing else {}
-    return TrainingArguments(
+    made: Any = TrainingArguments
+    if kind.generates:
+        longest = config.task.max_new_tokens + 1  # one more, with which decoders begin
+        made = partial(Seq2SeqTrainingArguments, predict_with_generate=True, generation_max_length=longest)
+    arguments: TrainingArguments = made(
         output_dir=str(folder.checkpoints),
         num_train_epochs=section.epochs,
         max_steps=section.max_steps or -1,
@@ -173,6 +208,7 @@ def _arguments(config: RunConfig, kind: Kind, folder: RunFolder, rows: int) -> T
         save_total_limit=2,
         logging_strategy="steps",
         logging_steps=max(1, min(10, steps // 20)),
+        logging_nan_inf_filter=False,  # such a loss is said, and ends the run
         load_best_model_at_end=section.keep == "best" or section.early_stopping is not None,
         metric_for_best_model=f"eval_{metric}" if kind.needs_outputs else "eval_loss",
         greater_is_better=kind.needs_outputs,
@@ -185,6 +221,7 @@ def _arguments(config: RunConfig, kind: Kind, folder: RunFolder, rows: int) -> T
         report_to="none",
         disable_tqdm=True,
     )
+    return arguments
 
 
 def _final(trainer: AdapterTrainer, kind: Kind) -> dict[str, float]:
@@ -210,15 +247,63 @@ class _Features(torch.utils.data.Dataset[Any]):
 
 
 class _Watching(TrainerCallback):
-    """Tells what the trainer measures."""
+    """Tells what the trainer measures, until the training is over.
+
+    Raises:
+        RunError: a loss is no number any more.
+    """
 
     def __init__(self, watch: Watch) -> None:
         self._watch = watch
+        self._evaluated = 0
+        self._is_over = False
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """One step further."""
         self._watch({"step": state.global_step, "steps": state.max_steps})
 
+    def on_prediction_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """One batch further in an evaluation."""
+        self._evaluated += 1
+        batches = len(kwargs["eval_dataloader"])
+        self._watch({"step": state.global_step, "steps": state.max_steps, "batch": self._evaluated, "batches": batches})
+
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         """A loss, or what an evaluation gave."""
-        self._watch({"step": state.global_step, "steps": state.max_steps, **(logs or {})})
+        self._evaluated = 0
+        for key in ("loss", "eval_loss"):
+            if not math.isfinite((logs or {}).get(key, 0.0)):
+                raise RunError(
+                    f"The loss is {logs[key]} at step {state.global_step}: training.learning_rate is "
+                    f"{args.learning_rate:g}; try a lower one, or more warm-up (training.warmup_ratio)."
+                )
+        if not self._is_over:
+            self._watch({"step": state.global_step, "steps": state.max_steps, **(logs or {})})
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """What is measured now is no step of the training."""
+        self._is_over = True
+
+
+class _Patience(TrainerCallback):
+    """Stops after so many evaluations without a better one.
+
+    They are counted in the history, which checkpoints hold: transformers' own callback would begin to count anew in a
+    run that is resumed.
+    """
+
+    def __init__(self, patience: int) -> None:
+        self._patience = patience
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Look whether it was better."""
+        if _is_over(state, args, self._patience):
+            control.should_training_stop = True
+
+
+def _is_over(state: TrainerState, args: TrainingArguments, patience: int) -> bool:
+    """Whether the last evaluations were not better than one before."""
+    metric = str(args.metric_for_best_model)
+    values = [point[metric] for point in state.log_history if metric in point]
+    best = (max if args.greater_is_better else min)(values, default=None)
+    return best is not None and len(values) - 1 - values.index(best) >= patience

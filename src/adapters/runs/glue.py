@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from .config import RunConfig
 from .errors import RunError
 from .fitting import Watch, train
 from .folder import RunFolder
-from .rows import split_file
+from .rows import Row, Rows, split_file
 from .splits import rows_of
 from .tasks import GLUE
 from .using import Trained
@@ -51,9 +52,19 @@ COLUMNS = (
     Column("QNLI", "qnli", "accuracy", "QNLI"),
     Column("RTE", "rte", "accuracy", "RTE"),
 )
+# A submission has it, and the table of the paper has not.
+BESIDE = (Column("WNLI", "wnli", "accuracy", "WNLI"),)
 
 # Names of the folders that copies of GLUE have.
 _FOLDERS = {"sst2": ("SST-2", "sst-2", "SST2"), "stsb": ("STS-B", "sts-b", "STSB"), "cola": ("CoLA",)}
+# The diagnostic rows, which the adapter for MNLI answers.
+_DIAGNOSTIC = (
+    *(f"{folder}/{name}" for folder in ("ax", "AX", "diagnostic") for name in ("test.jsonl", "test.tsv", "test.csv")),
+    *("diagnostic/diagnostic.tsv", "AX/AX.tsv", "AX/diagnostic.tsv", "MNLI/diagnostic.tsv", "mnli/diagnostic.tsv"),
+)
+# The columns with the numbers of rows.
+_NUMBERS = ("index", "idx", "id")
+_SCORES = "glue.json"
 
 
 @dataclass(frozen=True)
@@ -64,11 +75,13 @@ class GlueResult:
         scores: The score of each column in per cent; None where the task has no data.
         missing: The tasks without data.
         files: The files of a submission.
+        beside: Scores of tasks that are no column of the table: WNLI.
     """
 
     scores: dict[str, float | None]
     missing: list[str]
     files: list[Path]
+    beside: dict[str, float]
 
     @property
     def total(self) -> float | None:
@@ -84,19 +97,21 @@ def run_glue(
     tasks: Sequence[str] | None = None,
     watch: Callable[[str], Watch] = lambda task: lambda point: None,
 ) -> GlueResult:
-    """Train and measure each task that has data; tasks that are finished in the output are not trained again.
+    """Train and measure each task that has data; what is finished in the output is not done again.
 
     Args:
         settings: Values of a `RunConfig` by the dotted names of its fields, the same for all tasks.
         data_dir: A folder with a folder for each task.
         output: The folder to write to: a folder for each task, and `submission`.
-        tasks: The tasks; by default all of them.
+        tasks: The tasks; by default all that have data.
         watch: Gives what is called with what is measured, for each task.
 
     Raises:
         RunError: there is no such task, or no data at all.
     """
-    wanted = list(tasks or dict.fromkeys(column.task for column in COLUMNS))
+    if not data_dir.is_dir():
+        raise RunError(f"There is no folder {data_dir}.")
+    wanted = list(tasks or dict.fromkeys(column.task for column in (*COLUMNS, *BESIDE)))
     for task in wanted:
         if task not in GLUE:
             raise RunError(f"There is no task {task!r} in GLUE; there are {', '.join(GLUE)}.")
@@ -104,17 +119,19 @@ def run_glue(
     missing = [task for task, folder in folders.items() if folder is None]
     if len(missing) == len(wanted):
         raise RunError(f"{data_dir} holds no data of {', '.join(wanted)}: there should be a folder for each.")
-    scores: dict[str, float | None] = {column.title: None for column in COLUMNS if column.task in wanted}
-    files = []
+    found: dict[str, float | None] = {}
+    files: list[Path] = []
     for task, folder in folders.items():
         if folder is not None:
-            _train(settings, task, folder, output / task, watch(task))
-            trained = Trained.load(output / task)
-            for column in COLUMNS:
-                if column.task == task:
-                    scores[column.title] = _measured(trained, column)
-                    files += _submitted(trained, column, output / "submission")
-    return GlueResult(scores, missing, files)
+            scores, own = _done(settings, task, folder, output, watch(task))
+            found |= scores
+            files += own
+    return GlueResult(
+        {column.title: found.get(column.title) for column in COLUMNS if column.task in wanted},
+        missing,
+        files,
+        {column.title: score for column in BESIDE if (score := found.get(column.title)) is not None},
+    )
 
 
 def _folder(data_dir: Path, task: str) -> Path | None:
@@ -124,34 +141,59 @@ def _folder(data_dir: Path, task: str) -> Path | None:
     return None
 
 
-def _train(settings: Mapping[str, Any], task: str, data: Path, output: Path, watch: Watch) -> None:
-    own = {"task.name": task, "task.data_dir": str(data), "output": str(output)}
+def _done(
+    settings: Mapping[str, Any], task: str, data: Path, output: Path, watch: Watch
+) -> tuple[dict[str, float | None], list[Path]]:
+    """The scores of a task, and its files: those of a former call, if that came to the end of it."""
+    own = {"task.name": task, "task.data_dir": str(data), "output": str(output / task)}
     config = RunConfig.read(None, {**settings, **own})
-    train(config, watch, resume=RunFolder(output).path.exists())
+    train(config, watch, resume=RunFolder(output / task).path.exists())
+    path = output / task / _SCORES
+    if path.is_file():
+        former = json.loads(path.read_text(encoding="utf-8"))
+        files = [output / name for name in former["files"]]
+        if all(file.is_file() for file in files):
+            return former["scores"], files
+    trained = Trained.load(output / task)
+    scores: dict[str, float | None] = {}
+    files = []
+    for column in (column for column in (*COLUMNS, *BESIDE) if column.task == task):
+        scores[column.title] = _measured(trained, column)
+        if split_file(data, column.test) is not None:
+            files.append(_submitted(trained, column.file, rows_of(trained.kind.task, column.test), output))
+    diagnostic = next((data.parent / name for name in _DIAGNOSTIC if (data.parent / name).is_file()), None)
+    if task == "mnli" and diagnostic is not None:
+        files.append(_submitted(trained, "AX", trained.rows(diagnostic, "test"), output))
+    text = json.dumps({"scores": scores, "files": [str(file.relative_to(output)) for file in files]}, indent=2)
+    atomically(path, lambda temporary: temporary.write_text(text + "\n", encoding="utf-8"))
+    return scores, files
 
 
 def _measured(trained: Trained, column: Column) -> float | None:
     if split_file(Path(str(trained.kind.task.data_dir)), column.split) is None:
         return None
-    return trained.evaluate(rows_of(trained.kind.task, column.split))[column.metric]
+    rows = rows_of(trained.kind.task, column.split).first(trained.kind.task.validation_rows)
+    return trained.evaluate(rows)[column.metric]
 
 
-def _submitted(trained: Trained, column: Column, folder: Path) -> list[Path]:
-    """The file of a submission, if there is a test file: numbers of rows, and answers as GLUE wants them."""
-    task = trained.kind.task
-    if split_file(Path(str(task.data_dir)), column.test) is None:
-        return []
-    answers = trained.predict(rows_of(task, column.test))
-    known = GLUE[column.task]
-    numbers = {label: str(number) for number, label in enumerate(known.labels or ())}
+def _submitted(trained: Trained, name: str, rows: Rows, output: Path) -> Path:
+    """Write the file of a submission: numbers of rows, and answers as GLUE wants them."""
+    known = GLUE[str(trained.kind.task.name)]
     lines = ["index\tprediction"]
-    for row, answer in enumerate(answers):
+    for number, (row, answer) in enumerate(zip(rows.rows, trained.predict(rows), strict=True)):
         if known.labels is None:
             value = f"{min(max(answer['score'], 0.0), 5.0):.3f}"
+        elif known.submits_names:
+            value = answer["label"]
         else:
-            value = answer["label"] if known.submits_names else numbers[answer["label"]]
-        lines.append(f"{row}\t{value}")
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{column.file}.tsv"
+            value = str(known.labels.index(answer["label"]))
+        lines.append(f"{_number(row, number)}\t{value}")
+    path = output / "submission" / f"{name}.tsv"
+    path.parent.mkdir(parents=True, exist_ok=True)
     atomically(path, lambda temporary: temporary.write_text("\n".join(lines) + "\n", encoding="utf-8"))
-    return [path]
+    return path
+
+
+def _number(row: Row, number: int) -> int:
+    """The number that a row has in the files of GLUE, which may be in another order."""
+    return next((int(row[name]) for name in _NUMBERS if str(row.get(name, "")).isdigit()), number)

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
-import torch
 
 from .kinds import Kind, Prepared
 
@@ -33,12 +32,10 @@ def outputs_of(
     losses: list[float] = []
     for batch in _batches(order, batch_size):
         inputs = kind.collated([given.features[number] for number in batch])
-        with torch.inference_mode():
-            output = model(**{key: value.to(model.device) for key, value in inputs.items()}, return_dict=True)
-        if output.get("loss") is not None:
-            losses += [float(output["loss"])] * len(batch)
-        if kind.needs_outputs:
-            parts.append(tuple(value.float().cpu().numpy() for value in _answers(output)))
+        found = kind.outputs(model, {key: value.to(model.device) for key, value in inputs.items()})
+        if found.loss is not None:
+            losses += [found.loss] * len(batch)
+        parts.append(tuple(value.float().cpu().numpy() for value in found.values))
         watch(len(batch))
     joined = tuple(_joined(column) for column in zip(*parts, strict=True))
     return joined[0] if len(joined) == 1 else joined, sum(losses) / len(losses) if losses else None
@@ -52,11 +49,6 @@ def measured_loss(kind: Kind, loss: float) -> dict[str, float]:
 def _batches(order: Sequence[int], size: int) -> Iterator[Sequence[int]]:
     for start in range(0, len(order), size):
         yield order[start : start + size]
-
-
-def _answers(output: Any) -> list[Any]:
-    names = ("logits", "start_logits", "end_logits", "rel_preds", "arc_preds")
-    return [output[name] for name in names if output.get(name) is not None]
 
 
 def _joined(parts: Sequence[Any]) -> Any:

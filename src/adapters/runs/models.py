@@ -5,20 +5,51 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from transformers import AutoImageProcessor, AutoTokenizer
 
 from ..auto import AutoAdapterModel
 from ..composition import AdapterCompositionBlock, Fuse, Stack
 from .config import AdapterSection, RunConfig
 from .errors import RunError
+from .folder import ADAPTER, MODEL
 from .kinds import Kind
 from .kinds.images import ImageClassification
 from .kinds.words import WordKind
 from .splits import kind_of
 
-ADAPTER = "adapter"
-MODEL = "model"
-"""The folders in the output of a run that hold what was trained."""
+
+def with_places(config: RunConfig) -> RunConfig:
+    """A configuration that holds whole paths where it names folders, so that it means the same from everywhere.
+
+    Raises:
+        RunError: the model is named by a path, and there is no such folder.
+    """
+    section = config.adapter
+    update = {key: [_place(name) for name in getattr(section, key)] for key in ("under", "fuse")}
+    return config.model_copy(
+        update={"model": place_of(config.model), "adapter": section.model_copy(update=update)},
+    )
+
+
+def place_of(model: str) -> str:
+    """The whole path of a model in a folder; another name as it is.
+
+    Raises:
+        RunError: it is a path, and there is no such folder, or no model in it.
+    """
+    path = Path(model).expanduser()
+    if not path.exists() and (path.is_absolute() or model.startswith((".", "~")) or len(path.parts) > 2):
+        raise RunError(f"There is no folder {path} with a model.")
+    if path.is_dir() and not (path / "config.json").is_file():
+        names = ", ".join(sorted(inner.name for inner in path.iterdir())[:8])
+        raise RunError(f"{path} holds no model (no config.json), but {names or 'nothing'}.")
+    return _place(model)
+
+
+def _place(name: str) -> str:
+    path = Path(name).expanduser()
+    return str(path.resolve()) if path.exists() else name
 
 
 def adapter_name(config: RunConfig) -> str:
@@ -50,6 +81,8 @@ def load_processor(model: str, kind: type[Kind]) -> Any:
         found: Any = (AutoImageProcessor if is_image else AutoTokenizer).from_pretrained(model, **options)
     except (OSError, ValueError) as error:
         raise RunError(f"{model} has no {'image processor' if is_image else 'tokenizer'}: {_first(error)}") from None
+    if not is_image and len(found) <= len(found.all_special_tokens):  # made of nothing, for a folder without its files
+        raise RunError(f"{model} has no tokenizer: there is no word in its vocabulary.")
     return found
 
 
@@ -61,7 +94,7 @@ def load_model(model: str) -> Any:
     """
     try:
         return AutoAdapterModel.from_pretrained(model)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise RunError(f"The model {model} cannot be loaded: {_first(error)}") from None
 
 
@@ -78,9 +111,12 @@ def prepare(model: Any, config: RunConfig, kind: Kind, name: str) -> None:
         RunError: an adapter cannot be added or loaded.
     """
     section = config.adapter
+    trains_head = section.config is None and not section.fuse and not section.train_model
+    own = None if trains_head else kind.own_head(model)
     try:
         setup = _added(model, section, name)
-        kind.add_head(model, name)
+        if own is None:
+            kind.add_head(model, name)
     except (ValueError, OSError) as error:
         raise RunError(str(error)) from None
     if setup is None:
@@ -91,9 +127,11 @@ def prepare(model: Any, config: RunConfig, kind: Kind, name: str) -> None:
     else:
         model.train_adapter(name)
         model.set_active_adapters(setup)  # what is below is used as it is
+    if own is not None and not section.train_model:
+        model.heads[own].requires_grad_(False)  # it is part of the pretrained model
     if section.train_model:
         model.freeze_model(False)
-    model.active_head = name
+    model.active_head = own or name
 
 
 def _added(model: Any, section: AdapterSection, name: str) -> AdapterCompositionBlock | None:
@@ -152,9 +190,10 @@ def load(config: RunConfig, name: str, folder: Path) -> Any:
                 model.load_adapter(target, set_active=True)
         except (ValueError, OSError) as error:
             raise RunError(f"{folder} holds no finished run: {error}") from None
-    model.active_head = name
+    # Where the model's own head did the task, none was saved.
+    model.active_head = name if name in model.heads else kind_of(config.task).own_head(model)
     return model.eval()
 
 
 def _first(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0]
+    return str(error).strip().partition("\n")[0].rstrip(":") or type(error).__name__

@@ -8,9 +8,11 @@ from typing import Any
 
 from .config import TaskSection
 from .errors import RunError
-from .kinds import KINDS, Kind
+from .kinds import KINDS, NAMED, Kind
+from .kinds.classification import Classification, Regression
 from .kinds.images import images_in
-from .rows import Rows, read, split_file
+from .originals import read_named, viewed
+from .rows import Rows, split_file
 from .tasks import TASKS, completed
 
 
@@ -44,9 +46,27 @@ def load(task: TaskSection) -> Data:
     return Data(task, train.first(task.train_rows), validation.first(task.validation_rows))
 
 
+def check_has_labels(data: Data) -> None:
+    """See whether there is something to learn.
+
+    Raises:
+        RunError: all rows have the same label.
+    """
+    kind = kind_of(data.task)
+    if not issubclass(kind, Classification) or issubclass(kind, Regression):
+        return
+    name = data.task.label or kind.label_column
+    found = {str(value) for value in data.train.labels(name)}
+    if len(found) < 2:
+        raise RunError(
+            f"{data.train.path}: all {len(data.train)} rows that are used have the {name} {found.pop()!r}, so that "
+            "there is nothing to tell apart."
+        )
+
+
 def kind_of(task: TaskSection) -> type[Kind]:
     """The class of a task's kind."""
-    return KINDS[str(task.kind)]
+    return NAMED.get(task.name or "", KINDS[str(task.kind)]) if task.kind == "classification" else KINDS[str(task.kind)]
 
 
 def rows_of(task: TaskSection, split: str) -> Rows:
@@ -71,7 +91,17 @@ def _rows(task: TaskSection, split: str) -> Rows | None:
             path = split_file(task.data_dir, split)
     if path is None:
         return _from_hub(task, split)
-    return images_in(path) if path.is_dir() else read(path)
+    return rows_in(path, task)
+
+
+def rows_in(path: Path, task: TaskSection) -> Rows:
+    """The rows of a file; of images, also those of a folder.
+
+    Raises:
+        RunError: it cannot be read.
+    """
+    is_folder = task.kind == "image_classification" and path.is_dir()
+    return images_in(path) if is_folder else read_named(path, task.name)
 
 
 def _from_hub(task: TaskSection, split: str) -> Rows | None:
@@ -83,8 +113,8 @@ def _from_hub(task: TaskSection, split: str) -> Rows | None:
         from datasets import load_dataset
     except ImportError:
         raise RunError(
-            f"Task {task.name!r} has no files: give task.data_dir, or install `datasets` to fetch it from the Hugging "
-            "Face Hub."
+            f"Task {task.name!r} has no files: give --data-dir (task.data_dir), or install `datasets` to fetch it from "
+            "the Hugging Face Hub."
         ) from None
     name = {"validation": "validation_matched", "test": "test_matched"}.get(split, split)
     try:
@@ -92,7 +122,7 @@ def _from_hub(task: TaskSection, split: str) -> Rows | None:
     except Exception as error:  # whatever a library meets on the way to a network
         raise RunError(
             f"Task {task.name!r} cannot be fetched from the Hugging Face Hub ({type(error).__name__}); give "
-            "task.data_dir with its files."
+            "--data-dir (task.data_dir) with its files."
         ) from None
     rows = [{key: value for key, value in row.items() if key != "label" or value != -1} for row in found]
-    return Rows(Path(f"{known.dataset[0]}/{known.dataset[1]}"), rows, range(1, len(rows) + 1))
+    return viewed(Rows(Path(f"{known.dataset[0]}/{known.dataset[1]}"), rows, range(1, len(rows) + 1)), task.name)

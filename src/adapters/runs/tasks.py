@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
+from typing import get_args
 
 from .config import KindName, TaskSection
 from .errors import RunError
@@ -46,6 +47,10 @@ def _glue(
     return NamedTask(kind, text, labels, metrics, ("nyu-mll/glue", config), submits_names)
 
 
+def _superglue(config: str, text: tuple[str, ...], metrics: tuple[str, ...] = ("accuracy",)) -> NamedTask:
+    return NamedTask("classification", text, ("False", "True"), metrics, ("aps/super_glue", config))
+
+
 GLUE: dict[str, NamedTask] = {
     "cola": _glue("cola", ("sentence",), ("unacceptable", "acceptable"), ("mcc",)),
     "sst2": _glue("sst2", ("sentence",), ("negative", "positive")),
@@ -59,9 +64,7 @@ GLUE: dict[str, NamedTask] = {
 }
 
 SUPERGLUE: dict[str, NamedTask] = {
-    "boolq": NamedTask(
-        "classification", ("question", "passage"), ("False", "True"), ("accuracy",), ("aps/super_glue", "boolq")
-    ),
+    "boolq": _superglue("boolq", ("question", "passage")),
     "cb": NamedTask(
         "classification",
         ("premise", "hypothesis"),
@@ -72,6 +75,11 @@ SUPERGLUE: dict[str, NamedTask] = {
     "copa": NamedTask(
         "multiple_choice", ("premise", "choice1", "choice2"), None, ("accuracy",), ("aps/super_glue", "copa")
     ),
+    # `originals.py` makes the columns of these.
+    "wic": _superglue("wic", ("first", "sentence2")),
+    "wsc": _superglue("wsc", ("marked", "noun")),
+    "multirc": _superglue("multirc", ("paragraph", "question_answer"), ("f1", "exact_match")),
+    "record": _superglue("record", ("passage", "statement"), ("f1", "exact_match")),
 }
 
 TASKS = {**GLUE, **SUPERGLUE}
@@ -92,14 +100,13 @@ def completed(task: TaskSection, columns: Collection[str]) -> TaskSection:
         if task.kind is None:
             raise RunError(
                 f"Say what is to be learned: task.name is one of {', '.join(TASKS)}, or task.kind one of "
-                "classification, regression, multiple_choice, tagging, question_answering, dependency_parsing, "
-                "masked_lm, causal_lm, image_classification."
+                f"{', '.join(get_args(KindName))}."
             )
         return task
     if task.name not in TASKS:
         raise RunError(f"There is no task {task.name!r}; there are {', '.join(TASKS)}. For others give task.kind too.")
     known = TASKS[task.name]
-    texts = (known.text, *((_PAIR, _OF_MRPC) if len(known.text) == 2 else (("sentence",),)))
+    texts = (known.text, *(_PAIRS if len(known.text) == 2 else (("sentence",),)))
     text = next((own for own in texts if set(own) <= set(columns)), known.text)
     label = next((own for own in _LABELS if own in columns), _LABELS[0])
     return task.model_copy(
@@ -113,5 +120,5 @@ def completed(task: TaskSection, columns: Collection[str]) -> TaskSection:
 
 
 # Columns of the files that GLUE itself hands out.
-_OF_MRPC = ("#1 String", "#2 String")
+_PAIRS = (_PAIR, ("premise", "hypothesis"), ("#1 String", "#2 String"))
 _LABELS = ("label", "score", "gold_label", "is_duplicate", "Quality")

@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast, get_args
 
 from . import models
+from .config import KindName, TaskSection
 from .errors import RunError
 from .folder import RunFolder
-from .kinds import Kind
+from .kinds import KINDS, Kind
 from .kinds.words import WordKind
 from .measuring import measured_loss, outputs_of
-from .rows import Row, Rows, read
-from .splits import rows_of
+from .rows import Row, Rows
+from .splits import rows_in, rows_of
 
 Watch = Callable[[int], None]
 """Called with the number of rows that are done."""
@@ -35,15 +36,49 @@ class Trained:
     kind: Kind
 
     @classmethod
-    def load(cls, path: str | Path) -> Trained:
+    def load(cls, path: str | Path, model: str | None = None) -> Trained:
         """Load what a run has trained.
+
+        Args:
+            path: The output of the run.
+            model: The model, if it is not any more where it was.
 
         Raises:
             RunError: there is no finished run.
         """
         folder = RunFolder(Path(path))
         config = folder.config()
+        if not folder.is_finished:
+            raise RunError(f"{path} holds a run that is not finished: adapters train --resume --output {path}")
+        if model is not None and config.adapter.train_model:
+            raise RunError(f"{path} holds a whole model that was trained: no other can be used with it.")
+        config = config.model_copy(update={"model": models.place_of(model or config.model)})
         return cls(models.load(config, models.adapter_name(config), folder.path), models.load_kind(config))
+
+    @classmethod
+    def of_adapter(
+        cls, adapter: str, model: str, columns: Sequence[str] | None = None, hub: str | None = None
+    ) -> Trained:
+        """Load an adapter with its head, of which there is no run: pulled from a hub, or trained elsewhere.
+
+        Args:
+            adapter: Its folder, or its name on a hub.
+            model: The model that it is for.
+            columns: The columns that are read; by default those of the kind of its task.
+            hub: The hub.
+
+        Raises:
+            RunError: it has no head whose answers can be read.
+        """
+        loaded = models.load_model(models.place_of(model))
+        name = loaded.load_adapter(adapter, hub=hub, set_active=True)
+        head = loaded.heads.get(name)
+        if head is None:
+            raise RunError(f"{adapter} has no head, so that it does not answer anything.")
+        head_type, labels = head.config["head_type"], loaded.get_labels(name) or []
+        kind = _kind_of_head(head_type, int(head.config.get("num_labels") or 0))
+        task = TaskSection(name=None, kind=kind, text=list(columns) if columns else None, labels=labels or None)  # type: ignore[call-arg]
+        return cls(loaded.eval(), KINDS[kind](task, models.load_processor(models.place_of(model), KINDS[kind]), labels))
 
     def rows(self, file: Path | None, split: str) -> Rows:
         """The rows of a file, or of a split of the run.
@@ -51,7 +86,7 @@ class Trained:
         Raises:
             RunError: there is neither.
         """
-        return read(file) if file is not None else rows_of(self.kind.task, split)
+        return rows_in(file, self.kind.task) if file is not None else rows_of(self.kind.task, split)
 
     def rows_of_texts(self, texts: Sequence[str]) -> Rows:
         """One row of texts, one for each column; of one column, a row for each text.
@@ -73,10 +108,12 @@ class Trained:
         Raises:
             RunError: a row has no label, or one that was not learned.
         """
-        given = self.kind.prepared(rows, is_labelled=True)
+        given = self.kind.fixed(self.kind.prepared(rows, is_labelled=True))
         outputs, loss = outputs_of(self.model, self.kind, given, batch_size, watch)
-        measured = self.kind.measured(outputs, given) if self.kind.needs_outputs else {}
-        found = {"rows": float(len(rows))} | ({} if loss is None else {"loss": loss, **measured_loss(self.kind, loss)})
+        measured = self.kind.measured(outputs, given)
+        found: dict[str, float] = {"rows": len(rows)} | (
+            {} if loss is None else {"loss": loss, **measured_loss(self.kind, loss)}
+        )
         return {key: round(value, 4) for key, value in (found | measured).items()}
 
     def predict(self, rows: Rows, batch_size: int = 64, watch: Watch = lambda rows: None) -> list[Row]:
@@ -88,3 +125,17 @@ class Trained:
         given = self.kind.prepared(rows, is_labelled=False)
         outputs, _ = outputs_of(self.model, self.kind, given, batch_size, watch)
         return [self.kind.shown(answer) for answer in self.kind.answers(outputs, given)]
+
+
+def _kind_of_head(head_type: str, labels: int) -> KindName:
+    """The kind of task that a head is for.
+
+    Raises:
+        RunError: there is none.
+    """
+    if head_type == "classification" and labels == 1:
+        return "regression"
+    for name in get_args(KindName):
+        if KINDS[name].head_type == head_type:
+            return cast(KindName, name)
+    raise RunError(f"The answers of a head of type {head_type!r} cannot be read here; load it with Python.")

@@ -22,14 +22,11 @@ from ..checkpoints.files import (
     has_weights,
     read_json,
     read_tensors,
-    write_tensors,
 )
-from ..checkpoints.transactions import located, together
+from ..checkpoints.transactions import located
 from ..heads.flexible import ModelWithFlexibleHeadsAdaptersMixin
 from ..model import ModelAdaptersMixin
-from .owned import owned
-
-STATE = ("trained_state.safetensors", "trained_state.bin")
+from ..model.resuming import STATE, plain_name
 
 
 def write(model: nn.Module, folder: Path) -> None:
@@ -39,15 +36,7 @@ def write(model: nn.Module, folder: Path) -> None:
         model: A model with adapters.
         folder: The folder; made if it is not there.
     """
-    own = cast(ModelAdaptersMixin, model)
-    with together(folder):
-        own.save_all_adapters(folder)
-        own.save_all_adapter_fusions(folder)
-        if isinstance(model, ModelWithFlexibleHeadsAdaptersMixin):
-            model.save_all_heads(folder)
-        state = trained_state(model)
-        if state:
-            write_tensors(folder, STATE, state, use_safetensors=True)
+    cast(ModelAdaptersMixin, model)._write_checkpoint(folder)
 
 
 def is_checkpoint(folder: Path) -> bool:
@@ -89,21 +78,6 @@ def read(model: nn.Module, folder: Path, is_complete: bool = False) -> None:
         _fill(model, read_tensors(folder, STATE, safetensors_only=True), folder)
 
 
-def trained_state(model: nn.Module) -> dict[str, Tensor]:
-    """Tensors of a model by their names: of adapters, fusions and heads, and whatever else is trained; each once.
-
-    They are not those of `state_dict`, in which a module can hold what it computes from its parameters.
-    """
-    ours = {id(tensor) for tensor in owned(model)}
-    named = [*model.named_parameters(), *model.named_buffers()]
-    return {_plain(name): tensor for name, tensor in named if tensor.requires_grad or id(tensor) in ours}
-
-
-def _plain(name: str) -> str:
-    """A name without the names of what FSDP wraps around modules."""
-    return name.replace("_fsdp_wrapped_module.", "")
-
-
 _CONFIGS = (ADAPTER_CONFIG, FUSION_CONFIG, HEAD_CONFIG)
 
 
@@ -113,7 +87,7 @@ def _fill(model: nn.Module, tensors: dict[str, Tensor], folder: Path) -> None:
     Raises:
         AdapterFileError: something that the model trains is not there, or something does not fit. Nothing is copied.
     """
-    own: dict[str, Tensor] = {_plain(n): t for n, t in (*model.named_parameters(), *model.named_buffers())}
+    own: dict[str, Tensor] = {plain_name(n): t for n, t in (*model.named_parameters(), *model.named_buffers())}
     missing = [name for name, tensor in own.items() if tensor.requires_grad and name not in tensors]
     unknown = [name for name in tensors if name not in own]
     wrong = [name for name in tensors if name in own and own[name].shape != tensors[name].shape]

@@ -11,7 +11,6 @@ import torch
 from torch import nn
 
 from ..model import ModelAdaptersMixin
-from .owned import owned
 
 
 @contextlib.contextmanager
@@ -60,7 +59,7 @@ def _whole(model: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Parameter]]:
     tensors: Any = sys.modules.get("torch.distributed.tensor")
     if tensors is None:
         return
-    wanted = {id(t) for m in model.modules() if isinstance(m, ModelAdaptersMixin) for t in owned(m)}
+    wanted = {id(t) for m in model.modules() if isinstance(m, ModelAdaptersMixin) for t in m._owned_tensors()}
     made: dict[int, nn.Parameter] = {}
     for module in model.modules():
         for name, parameter in module._parameters.items():

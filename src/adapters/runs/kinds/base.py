@@ -20,6 +20,9 @@ from ..rows import Row, Rows
 
 IGNORED = -100
 
+# What models call what answers are read from.
+_OUTPUTS = ("logits", "start_logits", "end_logits", "rel_preds", "arc_preds")
+
 Feature = dict[str, Any]
 """What a model is given of one row, or of a part of one: lists of numbers."""
 
@@ -37,6 +40,19 @@ class Prepared:
     rows: Rows
     features: Sequence[Feature]
     notes: Sequence[Any] = ()
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What a model gives for a batch.
+
+    Args:
+        values: What answers are read from. Shape of each: (B, ...).
+        loss: The mean loss, if there are labels.
+    """
+
+    values: tuple[Tensor, ...]
+    loss: float | None
 
 
 class Kind(ABC):
@@ -64,7 +80,10 @@ class Kind(ABC):
     """The arguments of the model that hold labels."""
 
     needs_outputs = True
-    """Whether answers are measured; otherwise the loss is."""
+    """Whether answers are measured while it is trained; otherwise the loss is."""
+
+    generates = False
+    """Whether answers are texts that the model writes, also while it is trained."""
 
     def __init__(self, task: TaskSection, processor: Any, labels: Sequence[str]) -> None:
         self.task = task
@@ -87,6 +106,22 @@ class Kind(ABC):
     @abstractmethod
     def add_head(self, model: Any, name: str) -> None:
         """Add a head for the task to a model."""
+
+    @classmethod
+    def own_head(cls, model: Any) -> str | None:
+        """The head that a model came with, if it does the task as it is: no other is trained then."""
+        return None
+
+    def fixed(self, given: Prepared) -> Prepared:
+        """Rows for measuring: nothing of them is drawn anew each time."""
+        return given
+
+    def outputs(self, model: Any, batch: dict[str, Tensor]) -> Outputs:
+        """What a model gives for a batch."""
+        with torch.inference_mode():
+            found = model(**batch, return_dict=True)
+        values = tuple(found[name] for name in _OUTPUTS if found.get(name) is not None)
+        return Outputs(values, None if found.get("loss") is None else float(found["loss"]))
 
     @abstractmethod
     def answers(self, outputs: Any, given: Prepared) -> list[Any]:
@@ -170,11 +205,17 @@ def numbered(values: Sequence[Any], labels: Sequence[str], rows: Rows, column: s
         RunError: a value is neither.
     """
     numbers = {label: number for number, label in enumerate(labels)}
+    are_names = not all(label.isdigit() for label in labels)
     found = []
     for line, value in enumerate(values):
         number = numbers.get(str(value))
-        if number is None and str(value).lstrip("-").isdigit() and 0 <= int(value) < len(labels):
-            number = int(value)
+        if number is None and are_names and str(int(value) if isinstance(value, bool) else value).isdigit():
+            number = int(value) if int(value) < len(labels) else None
+        if number is None and str(value) == "-1":
+            raise RunError(
+                f"{rows.where(line)}: {column} is -1, which says that the label is hidden, as in test files of GLUE. "
+                "Such rows can be answered (adapters predict), but not learned or measured."
+            )
         if number is None:
             raise RunError(
                 f"{rows.where(line)}: {column} is {value!r}, which is none of the labels {', '.join(labels[:12])}"
@@ -185,10 +226,12 @@ def numbered(values: Sequence[Any], labels: Sequence[str], rows: Rows, column: s
 
 
 def names_in(values: Sequence[Any]) -> list[str]:
-    """The labels in a column: 0 … n as these numbers, else all that occur, sorted."""
-    if all(isinstance(value, int) or str(value).isdigit() for value in values):
-        return [str(number) for number in range(max(map(int, values)) + 1)]
-    return sorted({str(value) for value in values})
+    """The labels in a column: 0 … n as these numbers, also where some do not occur, else all that occur, sorted."""
+    found = {str(value) for value in values} - {"-1"}
+    if not all(value.isdigit() for value in found):
+        return sorted(found)
+    count = max(map(int, found), default=0) + 1
+    return [str(number) for number in range(count)] if count <= 2 * len(found) + 1 else sorted(found, key=int)
 
 
 def probabilities(logits: Any) -> Any:

@@ -23,7 +23,7 @@ class Classification(Kind):
     @classmethod
     def found_labels(cls, task: TaskSection, rows: Rows) -> list[str]:
         """The labels that the task names, or those of the training rows."""
-        return list(task.labels or names_in(rows.column(task.label or cls.label_column)))
+        return list(task.labels or names_in(rows.labels(task.label or cls.label_column)))
 
     def prepared(self, rows: Rows, is_labelled: bool) -> Prepared:
         """Tokens of one text or of two, and the number of the label."""
@@ -36,7 +36,7 @@ class Classification(Kind):
         return Prepared(rows, by_row(columns))
 
     def _labels(self, rows: Rows) -> list[Any]:
-        return list(numbered(rows.column(self.label), self.labels, rows, self.label))
+        return list(numbered(rows.labels(self.label), self.labels, rows, self.label))
 
     def add_head(self, model: Any, name: str) -> None:
         """A classification head with the labels' names."""
@@ -56,7 +56,7 @@ class Classification(Kind):
         """Accuracy, and what the task's name says besides."""
         chosen = torch.as_tensor(np.asarray(outputs).argmax(-1))
         wanted = torch.tensor(self._labels(given.rows))
-        return {name: _METRICS[name](chosen, wanted, len(self.labels)) for name in self.measures}
+        return {name: _METRICS[name](chosen, wanted, len(self.labels)) for name in self.measures if name in _METRICS}
 
     @property
     def measures(self) -> tuple[str, ...]:

@@ -58,18 +58,15 @@ class ImageClassification(Classification):
 
 
 def images_in(folder: Path) -> Rows:
-    """The images in a folder that has a folder for each label.
+    """The images in a folder: with labels where there is a folder for each, else without.
 
     Raises:
         RunError: there are none.
     """
-    if not folder.is_dir():
-        raise RunError(f"There is no folder {folder}.")
-    found: list[Row] = [
-        {"image": str(path.relative_to(folder)), "label": path.parent.name}
-        for path in sorted(folder.glob("*/*"))
-        if path.suffix.lower() in SUFFIXES
-    ]
+    labelled = [path for path in sorted(folder.glob("*/*")) if path.suffix.lower() in SUFFIXES]
+    plain = [path for path in sorted(folder.glob("*")) if path.suffix.lower() in SUFFIXES]
+    found: list[Row] = [{"image": str(path.relative_to(folder)), "label": path.parent.name} for path in labelled]
+    found = found or [{"image": path.name} for path in plain]
     if not found:
-        raise RunError(f"{folder} holds no folders of images: there should be one for each label.")
+        raise RunError(f"{folder} holds no images: there should be a folder for each label, with images in it.")
     return Rows(folder, found, range(1, len(found) + 1))

@@ -54,6 +54,11 @@ class Tagging(WordKind):
             found.append(numbered(labels, self.labels, one, self.label))
         return found
 
+    @property
+    def measures(self) -> tuple[str, ...]:
+        """F1 of spans only where labels are spans."""
+        return self.metrics if any(label.startswith("B-") for label in self.labels) else ("accuracy",)
+
     def add_head(self, model: Any, name: str) -> None:
         """A tagging head with the labels' names."""
         model.add_tagging_head(name, num_labels=len(self.labels), id2label=self.id2label())
@@ -78,7 +83,7 @@ class Tagging(WordKind):
         pairs = [pair for a, b in zip(chosen, wanted, strict=True) for pair in zip(a, b, strict=True)]
         right = torch.tensor([a == b for a, b in pairs], dtype=torch.float)
         share = accuracy(right, torch.ones_like(right))
-        if not any(label.startswith("B-") for label in self.labels):
+        if "f1" not in self.measures:
             return {"accuracy": share}
         return {"f1": span_f1(chosen, wanted), "accuracy": share}
 
