@@ -7,8 +7,10 @@ step (robust AdapterDrop). Both are measured with those of the first 0, 1, … l
 Speed is that of forward passes of one row: with one adapter, and with `--tasks` adapters in one pass, whose lower
 layers are then computed once for all. What is compared takes turns, and the ratio to "none dropped" is a median.
 
-    dropped  usual  robust  speed, 1 adapter  speed, 8 adapters
-    0        86.9   86.5    1.00 (120/s)      1.00 (50/s)
+    dropped  usual  robust  speed, 1 adapter   speed, 8 adapters
+    0        79.8   79.8    1.00 (3/s)         1.00 (1/s)
+    …
+    5        75.9   79.8    1.08 (3/s)         1.93 (2/s)
 
 The folder `--output` has all figures (`figures.json`), the picture (`speed.png`), and both adapters.
 """

@@ -14,8 +14,9 @@ new head and for the same number of steps:
 The learning rate of each way is the best of `--rates` with the first seed. The table has mean ± standard deviation over
 all seeds, on the development rows after the last epoch, in per cent:
 
-    way                     rate   score         trained %
-    own                     0.001  60.1 ± 0.8    1.7
+    way                     rate    score         trained %
+    own                     0.001   …    ± …      2.62
+    fusion                  0.001   …    ± …      12.36
 
 `--output` has all figures, and is where a run that was stopped goes on.
 """

@@ -6,9 +6,11 @@
 trains on a file with one text in each line, prints the perplexity on the last tenth of it and what the model writes,
 before and after, saves the adapter, and checks that it gives the same again: reloaded, and merged into the weights.
 
-    perplexity 420.0 before, 310.0 after, on 240 texts
-    before: Please let me know of the …
-    after:  Please let me know if …
+    perplexity 287.8 before, 167.2 after, on 241 texts
+    before: Please let me know, and the US have a boing to be not in the "s.
+    after:  Please let me know to the Eor.
+    reloaded: largest difference 0
+    merged: largest difference 7e-06
 
 Without `--model` there is no pretrained model: a tiny LLaMA and its tokenizer are made first, of the weblogs in English
 Web Treebank (`ud_en_ewt` in `--data`), and LoRA then learns from the e-mails in it. It shows how things are done; what
@@ -86,7 +88,9 @@ def load(folder: str, quantise: str | None) -> Any:
     bits: dict[str, Any] = {"load_in_8bit": True} if quantise == "8bit" else {"load_in_4bit": True}
     config = BitsAndBytesConfig(**bits, bnb_4bit_quant_type="nf4")  # type: ignore[no-untyped-call]
     options: Any = {"quantization_config": config} if quantise is not None else {}
-    model = AutoModelForCausalLM.from_pretrained(folder, **options)
+    model: Any = AutoModelForCausalLM.from_pretrained(folder, **options)
+    if quantise is None:
+        model.to("cuda" if torch.cuda.is_available() else "cpu")
     adapters.init(model)
     return model
 
@@ -185,6 +189,8 @@ def main(
         base = model
     tokenizer = AutoTokenizer.from_pretrained(base)
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
+    if len(texts) < 2:
+        raise SystemExit(f"{text} has {len(texts)} texts: one in each line, and at least two.")
     rest = max(1, len(texts) // 10)
     learned, held_out = texts[:-rest], texts[-rest:]
 
@@ -199,21 +205,22 @@ def main(
     print(f"before: {before[1]}\nafter:  {after[1]}")
 
     made.save_adapter(output / "style", "style")
+    tolerance = torch.finfo(made.dtype).eps ** 0.5
     again = load(base, quantise)
     again.load_adapter(output / "style", set_active=True)
-    compare("reloaded", logits(again, tokenizer, held_out[:4]), logits(made, tokenizer, held_out[:4]))
+    compare("reloaded", logits(again, tokenizer, held_out[:4]), logits(made, tokenizer, held_out[:4]), tolerance)
     merging = load(base, None)  # quantised weights have no room for a change: merge into the original ones
     merging.load_adapter(output / "style", set_active=True)
     unmerged = logits(merging, tokenizer, held_out[:4])
     merging.merge_adapter("style")
-    compare("merged", logits(merging, tokenizer, held_out[:4]), unmerged)
+    compare("merged", logits(merging, tokenizer, held_out[:4]), unmerged, tolerance)
 
 
-def compare(what: str, found: Tensor, wanted: Tensor) -> None:
+def compare(what: str, found: Tensor, wanted: Tensor, tolerance: float) -> None:
     """See whether logits are the same."""
-    difference = float((found - wanted).abs().max())
+    difference, size = float((found - wanted).abs().max()), float(wanted.abs().max())
     print(f"{what}: largest difference {difference:.1g}")
-    if difference > 1e-3 * max(1.0, float(wanted.abs().max())):
+    if difference > tolerance * max(1.0, size):
         raise SystemExit(f"The adapter {what} gives something else.")
 
 

@@ -16,13 +16,11 @@ import typer.testing
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
-pytest.importorskip("accelerate")
-pytest.importorskip("torchmetrics")
-pytest.importorskip("matplotlib")
-
 EXAMPLES = Path(__file__).parents[2] / "examples"
 TEXT = "the film book ship was is good bad fine poor long old not very she he read saw and"
 WORDS = TEXT.split()
+TRAINING = ("accelerate", "torchmetrics", "matplotlib")
+NEEDS = {"lora_causal_lm": (), "image_classification": ("PIL",)}  # others need all of the above
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 
 
@@ -85,6 +83,8 @@ def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
     monkeypatch.chdir(tmp_path)
 
     def call(example: str, *arguments: object, fails: str | None = None) -> str:
+        for library in NEEDS.get(example, TRAINING):
+            pytest.importorskip(library)
         app = typer.Typer(add_completion=False)
         app.command()(__import__(example).main)
         result = typer.testing.CliRunner().invoke(app, [str(argument) for argument in arguments])
@@ -145,6 +145,7 @@ def test_adapter_fusion(run: Any, model: str, data: Path, tmp_path: Path) -> Non
 
 def test_rates_of_fusion(run: Any, model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each way is trained with all rates and one seed, and with the best rate and all seeds."""
+    pytest.importorskip("torchmetrics")
     import adapter_fusion
 
     scores = {0.1: 50.0, 0.2: 70.0, 0.3: 60.0}
@@ -211,7 +212,6 @@ def test_quantised_lora(run: Any, data: Path, tmp_path: Path) -> None:
 
 
 def test_image_classification(run: Any, tmp_path: Path) -> None:
-    pytest.importorskip("PIL")
     printed = run("image_classification", "--epochs", 2)
     before, after = map(float, re.findall(r"accuracy ([\d.]+) before, ([\d.]+) after", printed)[0])
     assert max(45, before) < after <= 100
@@ -242,6 +242,7 @@ def test_a_task_that_is_not_there(run: Any, model: str, data: Path) -> None:
 @pytest.mark.slow
 def test_as_a_script(model: str, data: Path, tmp_path: Path) -> None:
     """They find what lies beside them from any folder."""
+    pytest.importorskip("torchmetrics")
     command = [sys.executable, str(EXAMPLES / "parallel_inference.py"), "--model", model, "--rounds", "1"]
     found = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env={**os.environ})
     assert found.returncode == 0 and "adapter_names" in found.stdout, found.stderr

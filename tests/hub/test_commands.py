@@ -94,7 +94,7 @@ def test_pull_from_an_address(program: Program, site: Site, hub: HubFolder, save
         ),
         (["info", "a/b@c", "--hub", "nowhere"], "Error: There is no hub nowhere"),
         (["info", "nothing", "--hub", "."], "Error: . is no hub: it has no dist/v2."),
-        (["pull", "a/b"], "Error: 'a/b' was not found.\n  On this machine"),
+        (["pull", "a/b"], "Error: 'a/b' was not found. On this machine"),
         (
             ["pull", "a/b", "--kind", "thing"],
             "Error: There is no kind 'thing'; there are adapter, fusion, head, setup.",
@@ -105,7 +105,7 @@ def test_pull_from_an_address(program: Program, site: Site, hub: HubFolder, save
         ),
         (["hub", "add", "nowhere", "x", "a/b@c"], "Error: nowhere is no hub; `adapters hub init nowhere` makes one."),
         (["hub", "serve", "nowhere"], "Error: "),
-        (["hub", "init", "/proc/none"], "Error: [Errno 2] No such file or directory"),
+        (["hub", "init", "/proc/none"], "Error: /proc/none: No such file or directory"),
     ],
 )
 def test_wrong_input_is_said_in_a_line(

@@ -8,15 +8,18 @@ from typing import Any
 import numpy as np
 import pytest
 import tiny
+import torch
 
 from adapters import AutoAdapterModel
-from adapters.runs import RunError
+from adapters.runs import RunConfig, RunError
 from adapters.runs.config import TaskSection
+from adapters.runs.fitting import train
 from adapters.runs.kinds import KINDS, Prepared
 from adapters.runs.kinds.tagging import span_f1, spans
 from adapters.runs.measuring import outputs_of
 from adapters.runs.models import load_processor
 from adapters.runs.rows import read
+from adapters.runs.using import Trained
 
 QUESTION = {"question": "who was good", "context": "the film was good . the actor was bad"}
 ROWS: dict[str, list[dict[str, Any]]] = {
@@ -77,6 +80,28 @@ def test_rows_are_learned_measured_and_answered(name: str, folder: str, tmp_path
     assert [*map(kind.shown, answers)] == [*map(kind.shown, kind.answers(outputs, given))]
 
 
+@pytest.mark.parametrize("name", ROWS)
+def test_what_training_measures_is_what_evaluation_measures(name: str, folder: str, tmp_path: Path) -> None:
+    pytest.importorskip("accelerate")
+    config = {
+        "model": folder,
+        "task.kind": name,
+        "task.data_dir": str(tiny.splits(tmp_path / "data", ROWS[name] * 2)),
+        "task.max_length": 24,
+        "training.max_steps": 1,
+        "training.eval_batch_size": 1,  # batches of several lengths
+        "output": str(tmp_path / "out"),
+    }
+    metrics = train(RunConfig.read(None, config)).metrics
+    trained = Trained.load(tmp_path / "out")
+    measured = trained.evaluate(trained.rows(None, "validation"), 1)
+    assert {key: metrics[key] for key in measured if key != "rows"} == pytest.approx(
+        {key: value for key, value in measured.items() if key != "rows"}, abs=2e-4, nan_ok=True
+    )
+    if name != "masked_lm":
+        assert len(trained.predict(trained.rows(None, "validation"), 3)) == len(ROWS[name]) * 2
+
+
 def test_perfect_answers_are_perfect(folder: str, tmp_path: Path) -> None:
     kind, given = kind_of("classification", ROWS["classification"], folder, tmp_path)
     assert kind.labels == ["no", "yes"]
@@ -89,11 +114,14 @@ def test_perfect_answers_are_perfect(folder: str, tmp_path: Path) -> None:
             perfect[row, place, max(label, 0)] = 9.0
     assert kind.measured(perfect, given) == {"f1": 100.0, "accuracy": 100.0}
     kind, given = kind_of("dependency_parsing", ROWS["dependency_parsing"], folder, tmp_path)
-    arcs, relations = np.full((2, 5, 6), -9.0), np.full((2, 5, 6, 3), -9.0)
+    arcs, relations = torch.full((2, 5, 6), -9.0), torch.full((2, 5, 6, 3), -9.0)
+    arcs[1, 0, 5] = 99.0  # no word is there
     for row, tree in enumerate(ROWS["dependency_parsing"]):
         for word, (head, relation) in enumerate(zip(tree["head"], tree["deprel"], strict=True)):
             arcs[row, word, head] = relations[row, word, head, kind.labels.index(relation)] = 9.0
-    assert kind.measured((relations, arcs), given) == {"uas": 100.0, "las": 100.0}
+    batch = kind.collated(given.features)
+    kept = kind.kept((relations, arcs), tuple(batch[name] for name in kind.label_names))
+    assert kind.measured(kept, given) == {"uas": 100.0, "las": 100.0}
 
 
 @pytest.mark.parametrize("length", [24, 12])  # the context in one piece, and in several

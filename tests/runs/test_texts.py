@@ -126,6 +126,27 @@ def test_texts_are_made_of_texts(folders: dict[str, str], tmp_path: Path) -> Non
     assert f'"exact_match": {measured["exact_match"]}' in metrics and '"bleu"' in metrics
 
 
+@pytest.mark.parametrize("name", ["bert", pytest.param("t5", marks=pytest.mark.slow)])
+def test_what_is_drawn_is_drawn_again(name: str, folders: dict[str, str], tmp_path: Path) -> None:
+    rows = [{"text": "the film was good a book", "source": "good film", "target": "film"}] * 24
+    changes = {"training__epochs": 3, "training__batch_size": 2, "task__max_length": 16}
+
+    def stop(point: Any) -> None:
+        if point["step"] > point["steps"] // 2:
+            raise InterruptedError
+
+    whole = trained(folders, name, tmp_path / "whole", rows, **changes)
+    config = (tmp_path / "whole" / "out" / "run.yaml", {"output": str(tmp_path / "out")})
+    with pytest.raises(InterruptedError):
+        train(RunConfig.read(*config), stop)
+    train(RunConfig.read(*config), resume=True)
+    found = Trained.load(tmp_path / "out")
+    one, other = (own.evaluate(own.rows(None, "validation")) for own in (found, whole))
+    assert one == other and one["loss"] > 0
+    trained_again = dict(found.model.named_parameters())
+    assert all(torch.equal(trained_again[key], value) for key, value in whole.model.named_parameters())
+
+
 def test_a_model_without_a_decoder_cannot_translate(folders: dict[str, str], tmp_path: Path) -> None:
     with pytest.raises(RunError, match="BertModel has no encoder with a decoder"):
         trained(folders, "bert", tmp_path, [{"source": "a", "target": "b"}], task__kind="seq2seq_lm")

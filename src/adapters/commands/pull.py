@@ -12,7 +12,7 @@ from .output import Json, Place, Quiet, Token, examples, note, without_progress,
 
 EXAMPLES = examples(
     "adapters pull paraphrase/mrpc@me mrpc --hub my-hub --model bert-base-uncased",
-    "adapters predict mrpc --model bert-base-uncased --columns sentence1,sentence2 --text … --text …",
+    "adapters predict mrpc --model bert-base-uncased --columns a,b -t … -t …",
 )
 
 

@@ -11,7 +11,7 @@ from . import completing
 from .output import Json, Quiet, examples, note, show_facts, without_loading
 
 EXAMPLES = examples(
-    "adapters train -m bert-base-uncased --task mrpc --data-dir mrpc -a seq_bn -o runs/mrpc",
+    "adapters train -m bert-base-uncased --task mrpc --data-dir mrpc -o runs/mrpc",
     "adapters train run.yaml --epochs 5 --set training.early_stopping=2",
     "adapters train --resume -o runs/mrpc",
 )
@@ -108,7 +108,7 @@ def train_command(
         note(f"Interrupted. It goes on with: adapters train --resume --output {read.output}", quiet)
         raise typer.Exit(130) from None
     show_facts(outcome.metrics, json)
-    texts = 2 if read.task.text is not None and len(read.task.text) == 2 else 1
+    texts = len(RunConfig.read(read.output / "run.yaml").task.text or [""])
     again = "" if json else f" Try it: adapters predict {read.output}{' --text …' * texts}"
     note(f"Written to {outcome.path}.{again}", quiet)
 

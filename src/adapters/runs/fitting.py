@@ -162,6 +162,7 @@ def _trainer(
             train_dataset=_Features(given["train"]),
             eval_dataset=_Features(given["validation"]),
             compute_metrics=measure,
+            preprocess_logits_for_metrics=kind.kept,
             callbacks=callbacks,
             train_model=config.adapter.train_model,
         )

@@ -36,7 +36,8 @@ def outputs_of(
         if found.loss is not None:
             losses += [found.loss] * len(batch)
         parts.append(tuple(value.float().cpu().numpy() for value in found.values))
-        watch(len(batch))
+        done = batch[-1] + 1
+        watch(_rows_in(done, given) - _rows_in(batch[0], given))
     joined = tuple(_joined(column) for column in zip(*parts, strict=True))
     return joined[0] if len(joined) == 1 else joined, sum(losses) / len(losses) if losses else None
 
@@ -44,6 +45,11 @@ def outputs_of(
 def measured_loss(kind: Kind, loss: float) -> dict[str, float]:
     """What a loss says of a kind whose answers are not measured."""
     return {} if kind.needs_outputs else {"perplexity": math.exp(min(loss, 80.0))}
+
+
+def _rows_in(features: int, given: Prepared) -> int:
+    """How many rows some features are, on average: long texts are several features, short ones share one."""
+    return round(features * len(given.rows) / max(len(given.features), 1))
 
 
 def _batches(order: Sequence[int], size: int) -> Iterator[Sequence[int]]:

@@ -121,7 +121,17 @@ class Kind(ABC):
         with torch.inference_mode():
             found = model(**batch, return_dict=True)
         values = tuple(found[name] for name in _OUTPUTS if found.get(name) is not None)
+        values = self.kept(values, tuple(batch.get(name) for name in self.label_names))
         return Outputs(values, None if found.get("loss") is None else float(found["loss"]))
+
+    def kept(self, values: Any, labels: Any) -> Any:
+        """What is kept of the outputs for a batch: of very large ones only what answers are read from.
+
+        Args:
+            values: What the model gives.
+            labels: What the batch holds by `label_names`.
+        """
+        return values
 
     @abstractmethod
     def answers(self, outputs: Any, given: Prepared) -> list[Any]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import torch
 
 from ..config import TaskSection
 from ..errors import RunError
@@ -22,7 +23,7 @@ class DependencyParsing(WordKind):
     head_type = "dependency_parsing"
     label_column = "deprel"
     metrics = ("las", "uas")
-    label_names = ("labels_arcs", "labels_rels")
+    label_names = ("labels_arcs", "labels_rels", "word_starts")
     heads = "head"
 
     @classmethod
@@ -45,7 +46,7 @@ class DependencyParsing(WordKind):
             trees = zip(*self._trees(rows, words), strict=True)
             kept = [_kept(*tree, len(places)) for tree, places in zip(trees, starts, strict=True)]
             lengths = list(map(len, columns["input_ids"]))
-            for part, name in enumerate(self.label_names):
+            for part, name in enumerate(self.label_names[:2]):
                 values = [[pair[part] for pair in pairs] for pairs in kept]
                 columns[name] = [_at(own, length, IGNORED) for own, length in zip(values, lengths, strict=True)]
         return Prepared(rows, by_row(columns), starts)
@@ -72,15 +73,25 @@ class DependencyParsing(WordKind):
         """A parsing head with the relations' names."""
         model.add_dependency_parsing_head(name, num_labels=len(self.labels), id2label=self.id2label())
 
+    def kept(self, values: Any, labels: Any) -> Any:
+        """The best head of each word, and its relation, of what takes the square of the length for each relation.
+
+        Shapes: relations (B, W, W + 1, C) and heads (B, W, W + 1) to (B, W) twice, heads and relations.
+        """
+        relations, arcs = values
+        last = labels[2].argmax(-1) - 1  # behind the last word there is the position where it ends
+        beyond = torch.arange(arcs.shape[-1], device=arcs.device) > last[:, None, None]
+        heads = arcs.masked_fill(beyond, -torch.inf).argmax(-1)
+        chosen = relations.gather(2, heads[:, :, None, None].expand(-1, -1, 1, relations.shape[-1]))
+        return heads, chosen.squeeze(2).argmax(-1)
+
     def answers(self, outputs: Any, given: Prepared) -> list[Any]:
-        """Head and relation of each word. Shapes of the outputs: relations (N, W, W, C), heads (N, W, W)."""
-        relations, arcs = outputs[0], outputs[1]
+        """Head and relation of each word. Shapes of the outputs: (N, W) twice."""
+        heads, relations = (np.asarray(part).astype(int).tolist() for part in outputs)
         found = []
         for row, places in enumerate(given.notes):
             count = len(places)
-            heads = np.asarray(arcs[row])[:count, : count + 1].argmax(-1)
-            kinds = np.asarray(relations[row])[np.arange(count), heads].argmax(-1)
-            found.append(([int(head) for head in heads], [self.labels[kind] for kind in kinds]))
+            found.append((heads[row][:count], [self.labels[number] for number in relations[row][:count]]))
         return found
 
     def shown(self, answer: Any) -> Row:
