@@ -89,6 +89,7 @@ def test_what_training_measures_is_what_evaluation_measures(name: str, folder: s
         "task.data_dir": str(tiny.splits(tmp_path / "data", ROWS[name] * 2)),
         "task.max_length": 24,
         "training.max_steps": 1,
+        "task.max_new_tokens": 8,
         "training.eval_batch_size": 1,  # batches of several lengths
         "output": str(tmp_path / "out"),
     }

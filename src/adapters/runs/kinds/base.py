@@ -230,6 +230,7 @@ def numbered(values: Sequence[Any], labels: Sequence[str], rows: Rows, column: s
             raise RunError(
                 f"{rows.where(line)}: {column} is {value!r}, which is none of the labels {', '.join(labels[:12])}"
                 + (" …." if len(labels) > 12 else ".")
+                + " Those that the training file lacks can be named in task.labels."
             )
         found.append(number)
     return found

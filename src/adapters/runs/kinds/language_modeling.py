@@ -37,7 +37,8 @@ class CausalLM(GeneratingKind):
         space = int(self.processor.model_max_length) - self.new_tokens
         if space < 1:
             raise RunError(
-                f"The model reads {self.processor.model_max_length} tokens; task.max_new_tokens is {self.new_tokens}."
+                f"The model reads {self.processor.model_max_length} tokens, and task.max_new_tokens is "
+                f"{self.new_tokens}: there is no space for a text. Give fewer in run.yaml."
             )
         return Prepared(rows, [{"input_ids": own[-space:], "goes_on": True} for own in self._begun(texts, rows)])
 
