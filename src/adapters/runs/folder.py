@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -134,6 +135,8 @@ class RunFolder:
             try:
                 if fcntl is not None:
                     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if not os.path.samestat(os.fstat(file.fileno()), (self.path / _LOCK).stat()):
+                    raise FileNotFoundError  # it was another process's, which ended meanwhile
             except OSError:
                 raise RunError(f"{self.path} is in use: another process is training in it.") from None
             try:
