@@ -285,34 +285,53 @@ def in_a_process(run: Run) -> str:
 
 @app.command()
 def table(results: Results = Path("quality.jsonl")) -> None:
-    """Print the table."""
+    """Print the tables: scores and costs, and the learning rates that were chosen."""
     known = read(results)
-    print(f"| | {' | '.join(TASKS)} | mean | trained % | MB | minutes | peak GB |")
-    print("|---" * (len(TASKS) + 6) + "|")
-    for method in METHODS:
-        cells, means, of_method = [], [], [one for run, one in known.items() if run.method == method]
-        for task in TASKS:
-            scores = _best(task, method, known)
-            means += [statistics.fmean(scores)] if scores else []
-            spread = f" ± {statistics.stdev(scores):.1f}" if len(scores) > 1 else ""
-            cells.append(f"{means[-1]:.1f}{spread}" if scores else "–")
-        if not of_method:
-            continue
-        mean = f"{statistics.fmean(means):.1f}" if len(means) == len(TASKS) else "–"
-        last = of_method[-1]
-        minutes = statistics.fmean(one["seconds"] for one in of_method) / 60
-        memory = max(one["memory"] for one in of_method) / 1e9
-        facts = [f"{last['share']:.2f}", f"{last['disk'] / 1e6:.1f}", f"{minutes:.1f}", f"{memory:.1f}"]
-        print(f"| {method} | {' | '.join([*cells, mean, *facts])} |")
+    methods = [method for method in METHODS if any(run.method == method for run in known)]
+    chosen = {(method, task): _chosen(task, method, known) for method in methods for task in TASKS}
+    complete = [method for method in methods if all(chosen[method, task] for task in TASKS)]
+    means = {method: statistics.fmean(_mean(chosen[method, task]) for task in TASKS) for method in complete}
+    print(f"| | {' | '.join(TASKS)} | mean | less full | trained % | MB | minutes | peak GB |")
+    print("|---" * (len(TASKS) + 7) + "|")
+    for method in methods:
+        scores = [_cell([one["score"] for one in chosen[method, task]]) for task in TASKS]
+        mean = f"{means[method]:.1f}" if method in means else "–"
+        less = f"{means[method] - means[FULL]:+.1f}" if method in means and FULL in means and method != FULL else "–"
+        print(f"| {method} | {' | '.join([*scores, mean, less, *_costs(method, known)])} |")
+    print(f"\n| learning rate | {' | '.join(TASKS)} |")
+    print("|---" * (len(TASKS) + 1) + "|")
+    for method in methods:
+        rates = [f"{chosen[method, task][0]['run']['rate']:g}" if chosen[method, task] else "–" for task in TASKS]
+        print(f"| {method} | {' | '.join(rates)} |")
 
 
-def _best(task: str, method: str, known: dict[Run, dict[str, Any]]) -> list[float]:
-    """The scores of all seeds at the learning rate with the best mean of those with most seeds."""
-    by_rate: dict[float, list[float]] = {}
+def _chosen(task: str, method: str, known: dict[Run, dict[str, Any]]) -> list[dict[str, Any]]:
+    """The results of all seeds at the best learning rate: of those with most seeds, the one with the best mean."""
+    by_rate: dict[float, list[dict[str, Any]]] = {}
     for run, one in known.items():
         if (run.task, run.method) == (task, method):
-            by_rate.setdefault(run.rate, []).append(one["score"])
-    return max(by_rate.values(), key=lambda scores: (len(scores), statistics.fmean(scores)), default=[])
+            by_rate.setdefault(run.rate, []).append(one)
+    return max(by_rate.values(), key=lambda found: (len(found), _mean(found)), default=[])
+
+
+def _mean(found: list[dict[str, Any]]) -> float:
+    return statistics.fmean(one["score"] for one in found)
+
+
+def _cell(scores: list[float]) -> str:
+    """Mean ± standard deviation."""
+    if not scores:
+        return "–"
+    return f"{statistics.fmean(scores):.1f}" + (f" ± {statistics.stdev(scores):.1f}" if len(scores) > 1 else "")
+
+
+def _costs(method: str, known: dict[Run, dict[str, Any]]) -> list[str]:
+    """Trained parameters, megabytes, minutes of one run on each task together, and the highest memory."""
+    found = [one for run, one in known.items() if run.method == method]
+    seconds = [[one["seconds"] for one in found if one["run"]["task"] == task] for task in TASKS]
+    minutes = f"{sum(map(statistics.fmean, seconds)) / 60:.0f}" if all(seconds) else "–"
+    share, disk = found[-1]["share"], found[-1]["disk"]
+    return [f"{share:.2f}", f"{disk / 1e6:.1f}", minutes, f"{max(one['memory'] for one in found) / 1e9:.1f}"]
 
 
 if __name__ == "__main__":
