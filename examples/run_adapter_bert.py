@@ -81,6 +81,6 @@ def reduction(casing: str, bottleneck_size: int) -> int:
 if __name__ == "__main__":
     try:
         typer.run(main)
-    except (RunError, OSError) as error:
+    except (ValueError, OSError) as error:
         typer.echo(f"Error: {error}", err=True)
         raise SystemExit(2) from None

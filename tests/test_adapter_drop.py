@@ -159,6 +159,24 @@ def test_the_callback_by_hand() -> None:
     assert model._adapter_registry.skip_layers == (3,) and model.active_adapters == adapters.Stack("a")
 
 
+@pytest.mark.parametrize("skipped_before", [(), (3,)], ids=str)
+def test_training_begins_anew(skipped_before: tuple[int, ...]) -> None:
+    """In the midst of a step, as `auto_find_batch_size` lets it: what that left out is there again in the end."""
+    model, callback = classifier(), AdapterDropTrainerCallback(2)
+    model.set_active_adapters("a", skip_layers=skipped_before)
+    given: Any = (Arguments(), State(), None)
+    for _ in range(2):
+        callback.on_train_begin(*given, model=model)
+        assert model._adapter_registry.skip_layers == skipped_before
+        callback.on_step_begin(*given, model=model)
+        assert model._adapter_registry.skip_layers == (0, 1, *skipped_before)
+    callback.on_train_end(*given, model=model)
+    assert model._adapter_registry.skip_layers == skipped_before
+    model.set_active_adapters("a", skip_layers=[0, 1])  # by the user, this time
+    callback.on_train_begin(*given, model=model)
+    assert model._adapter_registry.skip_layers == (0, 1)
+
+
 def test_what_cannot_be_is_said() -> None:
     for arguments in ((-1,), ([],), (range(-1, 2),), (0, -1)):
         with pytest.raises(ValueError, match="number of layers"):

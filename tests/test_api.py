@@ -7,6 +7,7 @@ import inspect
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -29,6 +30,7 @@ from adapters import (
     AdapterSetup,
     AdapterType,
     AutoAdapterModel,
+    Fuse,
     ModelAdaptersConfig,
     SeqBnConfig,
     Stack,
@@ -272,6 +274,66 @@ def test_overwriting() -> None:
     assert model.active_adapters is None and models.hooks(model) == 0
     model.add_adapter("a", "double_seq_bn", overwrite_ok=True, set_active=True)
     assert model.active_adapters == Stack("a")
+
+
+@pytest.mark.parametrize("setup", [Stack("a"), Stack("b", "a"), Fuse("a", "b")], ids=str)
+@pytest.mark.parametrize("trained", ["a", "b"])
+def test_what_is_loaded_again_stays_active(setup: Any, trained: str, tmp_path: Path) -> None:
+    """As with 1.3; frozen adapters stay frozen, others are trained as before."""
+    model = with_two()
+    model.add_adapter_fusion(["a", "b"])
+    model.save_adapter(tmp_path / "a", "a")
+    model.save_adapter_fusion(tmp_path / "a,b", ["a", "b"])
+    model.train_adapter(trained)
+    model.set_active_adapters(setup, skip_layers=[0])
+    expected, is_trained = run(model.eval()), [(name, p.requires_grad) for name, p in model.named_parameters()]
+    models.randomise(model, "a")
+    assert not same(run(model), expected)
+    model.load_adapter(tmp_path / "a")
+    model.load_adapter_fusion(tmp_path / "a,b")
+    assert model.active_adapters == setup and model._adapter_registry.skip_layers == (0,)
+    assert same(run(model), expected)
+    assert sorted((name, p.requires_grad) for name, p in model.named_parameters()) == sorted(is_trained)
+
+
+def test_what_cannot_take_its_place(tmp_path: Path) -> None:
+    """An adapter of another configuration, in an active fusion that has nothing for it: the former one stays."""
+    model = with_two()
+    model.add_adapter_fusion(["a", "b"], set_active=True)
+    model.adapter_to("a", dtype=torch.float64)
+    other = models.adapted("bert")
+    other.add_adapter("a", "lora[r=2]")
+    other.save_adapter(tmp_path, "a")
+    before = dict(model.named_parameters())
+    with pytest.raises(ValueError, match="has no module at"):
+        model.load_adapter(tmp_path)
+    assert dict(model.named_parameters()) == before and model.active_adapters == Fuse("a", "b")
+    assert {p.dtype for p in model._adapter_registry["a"].parameters()} == {torch.float64}
+
+
+def test_a_place_is_taken() -> None:
+    """By a module of the model's own, in a layer behind others."""
+    model = models.adapted("bert")
+    model.encoder.layer[1].output.adapters = nn.Linear(2, 2)
+    with refused(model, ValueError, "has a module named 'adapters' already"):
+        model.add_adapter("a", SMALL)
+
+
+def test_failures_of_init_and_training() -> None:
+    """A model that was not initialised is not so afterwards, and nothing is frozen."""
+    configs = ModelAdaptersConfig()
+    configs.add("a", "seq_bn")
+    configs.add("b", "seq_bn[leave_out=[0, 1]]")
+    model = static("classification")
+    with pytest.raises(ValueError, match="places nothing"):
+        adapters.init(model, configs)
+    assert type(model) is BertForSequenceClassification and not hasattr(model, "_adapter_registry")
+    vision = models.adapted("vit")
+    vision.add_adapter("a", SMALL)
+    before = [p.requires_grad for p in vision.parameters()], vision.training, vision.active_adapters
+    with pytest.raises(ValueError, match="no embeddings of tokens"):
+        vision.train_adapter("a", train_embeddings=True)
+    assert ([p.requires_grad for p in vision.parameters()], vision.training, vision.active_adapters) == before
 
 
 def test_reduction_factors_per_layer() -> None:
@@ -743,6 +805,8 @@ def test_load_model_of_a_bare_checkpoint(kind: str, tmp_path: Any) -> None:
     bare.save_pretrained(tmp_path)
     model = adapters.load_model(tmp_path, STATIC[kind][0]).eval()
     assert not model.has_adapters() and same(of(kind, model), of(kind, bare))
+    told, info = adapters.load_model(tmp_path, STATIC[kind][0], output_loading_info=True)  # type: ignore[misc]
+    assert type(told) is type(model) and not info["missing_keys"]
 
 
 def test_from_pretrained_of_transformers_still_reads_the_base(tmp_path: Any) -> None:

@@ -1,11 +1,7 @@
-"""`inspect`: the anatomy of a model as a tree, and what a configuration would add to it.
-
-It is also a program: `python -m adapters.inspection bert-base-uncased --config seq_bn`.
-"""
+"""`inspect`: the anatomy of a model as a tree, and what a configuration would add to it."""
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterator, Mapping
 from itertools import groupby
 from typing import Any
@@ -97,22 +93,3 @@ def _elsewhere(placements: list[Placement]) -> Iterator[str]:
     for placement in placements:
         if placement.layer < 0:
             yield _added(placement)
-
-
-def main() -> None:
-    """The program: reads a model without its weights, and prints the tree."""
-    import torch
-    from transformers import AutoConfig, AutoModel
-
-    parser = argparse.ArgumentParser(prog="python -m adapters.inspection", description=inspect.__doc__)
-    parser.add_argument("model", help="a folder or a name on the Hugging Face Hub")
-    parser.add_argument("--config", help="a configuration, e.g. 'seq_bn[reduction_factor=8]'")
-    arguments = parser.parse_args()
-    with torch.device("meta"):
-        model = AutoModel.from_config(AutoConfig.from_pretrained(arguments.model))  # type: ignore[no-untyped-call]
-    with torch.device("cpu"):
-        print(inspect(model, arguments.config))
-
-
-if __name__ == "__main__":
-    main()

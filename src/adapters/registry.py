@@ -208,17 +208,40 @@ class AdapterRegistry:
                 )
 
     def attach(self, adapter: Adapter) -> None:
-        """Add a built adapter, with the device and type of numbers of the modules that it is attached to."""
+        """Add a built adapter, with the device and type of numbers of the modules that it is attached to.
+
+        Raises:
+            ValueError: the model has a module where an adapter would be.
+        """
         self._attach(adapter)
         self.adapters[adapter.name] = adapter
 
-    def _attach(self, owner: Adapter | Fusion) -> None:
-        for placement in owner.placements:
-            host = self.base.get_submodule(placement.host)
-            device, dtype = _device_and_dtype(host, self.base)
-            placement.module.to(device=device, dtype=placement.module.dtype or dtype)
-            placement.module.train(host.training)
-            _container(host, placement.container).attach(owner.name, placement.module)
+    def put_back(self, owner: Adapter | Fusion) -> None:
+        """Add what was removed, as it is."""
+        self._attach(owner, is_fitted=True)
+        if isinstance(owner, Adapter):
+            self.adapters[owner.name] = owner
+        else:
+            self.fusions[owner.name] = owner
+
+    def _attach(self, owner: Adapter | Fusion, is_fitted: bool = False) -> None:
+        done: list[Placement] = []
+        try:
+            for placement in owner.placements:
+                host = self.base.get_submodule(placement.host)
+                if not is_fitted:
+                    device, dtype = _device_and_dtype(host, self.base)
+                    placement.module.to(device=device, dtype=placement.module.dtype or dtype)
+                    placement.module.train(host.training)
+                _container(host, placement.container).attach(owner.name, placement.module)
+                done.append(placement)
+        except BaseException:
+            self._remove(done, owner.name)
+            raise
+
+    def _remove(self, placements: Iterable[Placement], name: str) -> None:
+        for placement in placements:
+            _remove(self.base.get_submodule(placement.host), placement.container, name)
 
     def delete(self, name: str) -> None:
         """Remove an adapter from the model; if it is active, nothing is active afterwards."""
@@ -226,8 +249,7 @@ class AdapterRegistry:
         self._check_not_merged([name], "deleted")
         if self.active is not None and name in self.active.flatten():
             self.activate(None)
-        for placement in adapter.placements:
-            _remove(self.base.get_submodule(placement.host), placement.container, name)
+        self._remove(adapter.placements, name)
         del self.adapters[name]
         self._forget()
 
@@ -243,8 +265,7 @@ class AdapterRegistry:
         used = self.active.blocks() if self.active is not None else ()
         if any(isinstance(block, Fuse) and block.name == name for block in used):
             self.activate(None)
-        for placement in self.fusions.pop(name).placements:
-            _remove(self.base.get_submodule(placement.host), placement.container, name)
+        self._remove(self.fusions.pop(name).placements, name)
         self._forget()
 
     def set_trainable(self, name: str, trainable: bool) -> None:

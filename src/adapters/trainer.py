@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from huggingface_hub import ModelCard
 from torch import Tensor, nn
 from transformers import (
     PreTrainedModel,
@@ -22,17 +23,19 @@ from transformers import (
     TrainingArguments,
 )
 from transformers.trainer import SCHEDULER_NAME, TRAINING_ARGS_NAME
+from transformers.trainer_utils import HubStrategy
 from transformers.utils import CONFIG_NAME as CONFIG_NAME
 from transformers.utils import WEIGHTS_NAME as WEIGHTS_NAME
 
 from .composition import AdapterCompositionBlock as AdapterCompositionBlock
 from .composition import Fuse as Fuse
-from .composition import SetupLike
+from .composition import MultiTask, SetupLike
 from .heads.flexible import ModelWithFlexibleHeadsAdaptersMixin
 from .model import ModelAdaptersMixin
 from .model.resuming import trains_base
 from .training import checkpoints, fusion, smoothing
 from .training.aligned import aligned
+from .training.collating import COLUMN
 from .training.sharded import complete_state, gathered
 
 
@@ -64,7 +67,7 @@ class AdapterTrainer(Trainer):
         eval_dataset: What to evaluate on.
         tokenizer: As `processing_class`, by its former name.
         processing_class: A tokenizer or processor, saved with checkpoints.
-        model_init: Makes the model.
+        model_init: Makes the model, anew for each training.
         compute_metrics: Computes metrics of an evaluation.
         callbacks: Further callbacks.
         optimizers: An optimizer and a schedule instead of those that `args` describe.
@@ -75,7 +78,8 @@ class AdapterTrainer(Trainer):
         train_model: Whether the base model is trained too. Checkpoints then hold whole models.
 
     Raises:
-        ValueError: the model has no adapters, or none is active while the base model is not frozen.
+        ValueError: the model has no adapters, or none is active while the base model is not frozen; or arguments
+            exclude each other.
     """
 
     def __init__(
@@ -100,9 +104,11 @@ class AdapterTrainer(Trainer):
     ) -> None:
         if tokenizer is not None and processing_class is not None:
             raise ValueError("tokenizer= is the former name of processing_class=: give one of them.")
+        if optimizer_cls_and_kwargs is not None and optimizers[0] is not None:
+            raise ValueError("optimizers= and optimizer_cls_and_kwargs= exclude each other.")
+        self.train_model, self._adapter_names = train_model, adapter_names
         if model is not None:
-            _check_has_adapters(model)
-        self.train_model = train_model
+            self._make_ready(model)
         super().__init__(
             model=model,
             args=args,
@@ -118,8 +124,6 @@ class AdapterTrainer(Trainer):
             preprocess_logits_for_metrics=preprocess_logits_for_metrics,
         )
         if optimizer_cls_and_kwargs is not None:
-            if optimizers[0] is not None:
-                raise ValueError("optimizers= and optimizer_cls_and_kwargs= exclude each other.")
             self.optimizer_cls_and_kwargs = optimizer_cls_and_kwargs  # a Seq2SeqTrainer has no such argument
         if self.args.fsdp and not self.is_fsdp_enabled:
             warnings.warn(
@@ -128,8 +132,6 @@ class AdapterTrainer(Trainer):
                 stacklevel=2,
             )
         own = self.adapter_model
-        if adapter_names is not None:
-            own.set_active_adapters(cast(SetupLike, adapter_names))
         if own.active_adapters is None and not train_model and trains_base(own._adapter_registry):
             raise ValueError(
                 "No adapters are active and the base model is not frozen, so this would train the whole model: call "
@@ -138,6 +140,22 @@ class AdapterTrainer(Trainer):
         if isinstance(own, ModelWithFlexibleHeadsAdaptersMixin) and self.args.label_names is None:
             self.label_names = own.get_label_names() or self.label_names
         self.add_callback(AdapterTrainerCallback(self))
+
+    def call_model_init(self, trial: Any = None) -> Any:
+        """As the `Trainer` does: at the beginning of each training, and once before."""
+        model = super().call_model_init(trial)
+        self._make_ready(model)
+        return model
+
+    def _make_ready(self, model: Any) -> None:
+        """Activate in a model what was asked for."""
+        if not isinstance(model, ModelAdaptersMixin):
+            raise ValueError(
+                f"This {type(model).__name__} has no adapters: call adapters.init(model), or load it with "
+                "AutoAdapterModel."
+            )
+        if self._adapter_names is not None:
+            model.set_active_adapters(cast(SetupLike, self._adapter_names))
 
     @property
     def adapter_model(self) -> ModelAdaptersMixin:
@@ -155,6 +173,13 @@ class AdapterTrainer(Trainer):
         super().create_accelerator_and_postprocess()
         if not self.is_deepspeed_enabled:
             self.accelerator.gradient_accumulation_steps = 1  # as from transformers 5.6 on
+
+    def _set_signature_columns_if_needed(self) -> None:
+        """Keep the columns that say which adapters rows go through, where others that no model takes are removed."""
+        super()._set_signature_columns_if_needed()
+        active, columns = self.adapter_model.active_adapters, cast("list[str]", self._signature_columns)
+        has_tasks = active is not None and any(isinstance(block, MultiTask) for block in active.blocks())
+        columns += [name for name in (COLUMN, *(["task_ids"] if has_tasks else [])) if name not in columns]
 
     # -- loss and optimizer -------------------------------------------------------------------------------------------
 
@@ -183,7 +208,11 @@ class AdapterTrainer(Trainer):
         extra = fusion.regularization_loss(cast(nn.Module, self.model)) if is_step else None
         if extra is None:
             return found
-        if self.compute_loss_func is not None or (self.model_accepts_loss_kwargs and num_items_in_batch is not None):
+        is_sum: bool | None = getattr(self, "loss_is_scaled_for_ga", None)  # of later releases
+        if is_sum is None:
+            counts = self.model_accepts_loss_kwargs and num_items_in_batch is not None
+            is_sum = counts or self.compute_loss_func is not None
+        if is_sum:
             extra = extra / self.current_gradient_accumulation_steps  # the Trainer takes the sum over all batches
         return (found[0] + extra, found[1]) if return_outputs else found + extra
 
@@ -235,6 +264,22 @@ class AdapterTrainer(Trainer):
         if processor is not None:
             cast(Any, processor).save_pretrained(folder)
         torch.save(self.args, os.path.join(folder, TRAINING_ARGS_NAME))
+
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """As the `Trainer` does; the card says which library reads the files."""
+        super().create_model_card(*args, **kwargs)
+        if self.is_world_process_zero() and not self.train_model:
+            path = Path(cast(str, self.args.output_dir)) / "README.md"
+            card = ModelCard.load(path)
+            card.data["library_name"] = "adapters"
+            card.save(path)
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        """As the `Trainer` does, which knows the files of whole models alone."""
+        is_pushed = self.is_world_process_zero() and self.args.hub_strategy != HubStrategy.END
+        if is_pushed and not self.train_model:
+            checkpoints.copy(Path(checkpoint_folder), Path(cast(str, self.args.output_dir)))
+        super()._push_from_checkpoint(checkpoint_folder)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         folder = Path(resume_from_checkpoint)
@@ -321,10 +366,3 @@ class AdapterTrainerCallback(TrainerCallback):
             raise ValueError(
                 "Nothing is trained: all parameters are frozen. Call model.train_adapter(name) before trainer.train()."
             )
-
-
-def _check_has_adapters(model: Any) -> None:
-    if not isinstance(model, ModelAdaptersMixin):
-        raise ValueError(
-            f"This {type(model).__name__} has no adapters: call adapters.init(model), or load it with AutoAdapterModel."
-        )

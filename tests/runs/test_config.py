@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from adapters.runs import RunConfig, RunError
-from adapters.runs.config import TaskSection
+from adapters.runs.config import NULL, TaskSection
 from adapters.runs.tasks import GLUE, TASKS, completed
 
 
@@ -54,3 +54,38 @@ def test_names_of_tasks_say_the_rest() -> None:
     ):
         with pytest.raises(RunError, match=problem):
             completed(section, [])
+
+
+@pytest.mark.parametrize(
+    ("adapter", "problem"),
+    [
+        ("{fuse: [a], config: lora}", "excludes config"),
+        ("{fuse: [a], drop_layers: 1}", "needs an adapter"),
+        ("{under: [a], train_model: true}", "train_model trains all"),
+        ("{fuse: [a], train_model: true}", "train_model trains all"),
+    ],
+)
+def test_what_does_not_go_together_is_said(tmp_path: Path, adapter: str, problem: str) -> None:
+    (tmp_path / "run.yaml").write_text(f"model: m\noutput: o\nadapter: {adapter}\n")
+    with pytest.raises(RunError, match=problem):
+        RunConfig.read(tmp_path / "run.yaml")
+
+
+def test_the_learning_rate_follows_what_is_trained(tmp_path: Path) -> None:
+    known = {"model": "m", "output": "o"}
+    rates = [
+        RunConfig.read(None, known | changes).training.learning_rate
+        for changes in ({"adapter.train_model": True}, {}, {"adapter.fuse": ["a"]}, {"adapter.config": NULL})
+    ]
+    assert rates == [5e-5, 5e-4, 5e-5, 1e-3]
+    fused = RunConfig.read(None, known | {"adapter.fuse": ["a"]})
+    (tmp_path / "run.yaml").write_text(fused.to_yaml())
+    assert RunConfig.read(tmp_path / "run.yaml") == fused and fused.adapter.config is None
+
+
+def test_the_schema_takes_what_is_taken() -> None:
+    fields = RunConfig.model_json_schema()["$defs"]["TaskSection"]["properties"]
+    texts = {"items": {"type": "string"}, "type": "array"}
+    assert {"type": "string"} in fields["text"]["anyOf"] and texts in fields["text"]["anyOf"]
+    labels = next(way for way in fields["labels"]["anyOf"] if way["type"] == "array")
+    assert {"type": "integer"} in labels["items"]["anyOf"]

@@ -159,6 +159,8 @@ def test_what_is_not_there_is_said(model: str, tmp_path: Path) -> None:
         run_glue({"model": model}, tmp_path / "data", tmp_path / "out", ["mrpc"])
     with pytest.raises(RunError, match="There is no folder"):
         run_glue({"model": model}, tmp_path / "nowhere", tmp_path / "out")
+    with pytest.raises(RunError, match=r"task\.name is 'mrpc'; each task of GLUE has its own"):
+        run_glue({"model": model, "task.name": "mrpc"}, tmp_path / "data", tmp_path / "out")
 
 
 def a_task(**changes: Any) -> RunConfig:
@@ -179,6 +181,12 @@ def test_tasks_are_fetched_by_datasets(model: str, tmp_path: Path, monkeypatch: 
     monkeypatch.setitem(sys.modules, "datasets", Fake)
     train(a_task(model=model, output=str(tmp_path / "out"), training__max_steps=1))
     assert asked == [("nyu-mll/glue", "mnli", "train"), ("nyu-mll/glue", "mnli", "validation_matched")]
+    asked.clear()
+    result = run_glue({"model": model, "training.max_steps": 1}, None, tmp_path / "glue", ["mnli"])
+    assert [split for _, _, split in asked[2:]] == [
+        *("validation_matched", "test_matched", "validation_mismatched", "test_mismatched"),
+    ]
+    assert [path.name for path in result.files] == ["MNLI-m.tsv", "MNLI-mm.tsv"] and not result.missing
     monkeypatch.setattr(Fake, "load_dataset", staticmethod(lambda *args, **options: 1 / 0))
     with pytest.raises(RunError, match=r"cannot be fetched from the Hugging Face Hub .*--data-dir"):
         train(a_task(model=model, output=str(tmp_path / "other")))

@@ -39,7 +39,7 @@ def test_images_in_folders(tmp_path: Path) -> None:
         )
     ).save_pretrained(model)
     ViTImageProcessor(size={"height": 16, "width": 16}).save_pretrained(model)
-    for split in ("train", "validation"):
+    for split in ("train", "val"):
         paint(data / split, {name: name for name in COLOURS}, 8)
     config = {
         "model": str(model),
@@ -52,7 +52,7 @@ def test_images_in_folders(tmp_path: Path) -> None:
     }
     assert train(RunConfig.read(None, config)).metrics["accuracy"] == 100
     found = Trained.load(tmp_path / "out")
-    assert found.evaluate(found.rows(data / "validation", "test"))["accuracy"] == 100
+    assert found.evaluate(found.rows(None, "validation"))["accuracy"] == 100
     plain = paint(tmp_path / "plain", {name: "." for name in COLOURS}, 2)
     answers = found.predict(found.rows(plain, "test"))
     assert [answer["label"] for answer in answers] == ["blue", "blue", "red", "red"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from adapters.runs.kinds.tagging import span_f1, spans
 from adapters.runs.measuring import outputs_of
 from adapters.runs.models import load_processor
 from adapters.runs.rows import read
+from adapters.runs.splits import rows_in
 from adapters.runs.using import Trained
 
 QUESTION = {"question": "who was good", "context": "the film was good . the actor was bad"}
@@ -53,6 +55,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
     return tiny.model_folder(tmp_path_factory.mktemp("model"))
 
 
+@pytest.fixture(scope="module")
+def decoder(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return tiny.model_folder(tmp_path_factory.mktemp("decoder"), is_decoder=True)
+
+
 def kind_of(name: str, rows: list[dict[str, Any]], folder: str, path: Path, **options: Any) -> tuple[Any, Prepared]:
     task = TaskSection(kind=name, max_length=24, **options)
     read_rows = read(tiny.write(path / "rows.jsonl", rows))
@@ -61,7 +68,8 @@ def kind_of(name: str, rows: list[dict[str, Any]], folder: str, path: Path, **op
 
 
 @pytest.mark.parametrize("name", ROWS)
-def test_rows_are_learned_measured_and_answered(name: str, folder: str, tmp_path: Path) -> None:
+def test_rows_are_learned_measured_and_answered(name: str, folder: str, decoder: str, tmp_path: Path) -> None:
+    folder = decoder if name == "causal_lm" else folder
     kind, given = kind_of(name, ROWS[name], folder, tmp_path)
     model = AutoAdapterModel.from_pretrained(folder)
     kind.add_head(model, "task")
@@ -81,10 +89,12 @@ def test_rows_are_learned_measured_and_answered(name: str, folder: str, tmp_path
 
 
 @pytest.mark.parametrize("name", ROWS)
-def test_what_training_measures_is_what_evaluation_measures(name: str, folder: str, tmp_path: Path) -> None:
+def test_what_training_measures_is_what_evaluation_measures(
+    name: str, folder: str, decoder: str, tmp_path: Path
+) -> None:
     pytest.importorskip("accelerate")
     config = {
-        "model": folder,
+        "model": decoder if name == "causal_lm" else folder,
         "task.kind": name,
         "task.data_dir": str(tiny.splits(tmp_path / "data", ROWS[name] * 2)),
         "task.max_length": 24,
@@ -140,12 +150,56 @@ def test_answers_are_found_in_long_contexts(length: int, folder: str, tmp_path: 
     assert len(given.features) > 1
     longest = max(len(feature["input_ids"]) for feature in given.features)
     starts, ends = np.zeros((2, len(given.features), longest))
-    for number, feature in enumerate(given.features):
-        starts[number, feature["start_positions"]] = ends[number, feature["end_positions"]] = 1 + (
-            feature["start_positions"] > 0
-        )
+    for number, feature in enumerate(given.features):  # a part without the answer is very sure that it has none
+        score = 1 if feature["start_positions"] > 0 else 9
+        starts[number, feature["start_positions"]] = ends[number, feature["end_positions"]] = score
     assert kind.answers((starts, ends), given) == ["actor"]
     assert kind.measured((starts, ends), given) == {"f1": 100.0, "exact_match": 100.0}
+    starts[:, 0] = 9
+    assert kind.answers((starts, ends), given) == [""]
+
+
+@pytest.mark.parametrize("length", [12, 24])
+def test_long_questions_leave_space_for_contexts(length: int, folder: str, tmp_path: Path) -> None:
+    row = {**ROWS["question_answering"][0], "question": "who was good " * 20}
+    task = TaskSection(kind="question_answering", max_length=length)
+    kind = KINDS["question_answering"](task, load_processor(folder, KINDS["tagging"]), [])
+    given = kind.prepared(read(tiny.write(tmp_path / "rows.jsonl", [row])), is_labelled=True)
+    assert any(feature["start_positions"] for feature in given.features)
+    assert max(len(feature["input_ids"]) for feature in given.features) <= length
+
+
+def test_original_files_of_squad(tmp_path: Path) -> None:
+    context, answers = "the actor was good", [{"text": "the actor", "answer_start": 0}, {"text": "", "answer_start": 0}]
+    questions = [{"id": "a", "question": "who", "answers": answers}, {"id": "b", "question": "where", "answers": []}]
+    text = json.dumps(
+        {"version": "2", "data": [{"title": "t", "paragraphs": [{"context": context, "qas": questions}]}]}
+    )
+    (tmp_path / "train.json").write_text(text)
+    (tmp_path / "broken.json").write_text(text.replace("qas", "questions"))
+    rows = rows_in(tmp_path / "train.json", TaskSection(kind="question_answering"))
+    assert [(row["id"], row["question"], row["context"]) for row in rows.rows] == [
+        ("a", "who", context),
+        ("b", "where", context),
+    ]
+    kind = KINDS["question_answering"](TaskSection(kind="question_answering"), None, [])
+    assert kind._answers(rows, 0)[0] == ["the actor", ""] and kind._answers(rows, 1) == ([], [])  # type: ignore[attr-defined]
+    with pytest.raises(RunError, match="line 1 is no row of SQuAD: KeyError 'qas'"):
+        rows_in(tmp_path / "broken.json", TaskSection(kind="question_answering"))
+
+
+def test_words_of_which_nothing_is_left_keep_their_labels(folder: str, tmp_path: Path) -> None:
+    row = {"tokens": [" ", "Oslo", "\n", "was"], "ner_tags": ["O", "B-place", "O", "I-place"]}
+    _, given = kind_of("tagging", [row], folder, tmp_path)
+    assert given.notes == [[1, 2, 3, 4]] and given.features[0]["labels"][1:5] == [2, 0, 2, 1]
+
+
+def test_scores_that_are_all_the_same_have_no_correlation(folder: str, tmp_path: Path) -> None:
+    kind, given = kind_of("regression", ROWS["regression"], folder, tmp_path)
+    assert kind.measured(np.ones((3, 1)), given) == {"pearson": 0.0, "spearman": 0.0}
+    assert kind.measured(np.array([4.5, 0.5, 2.0]), given)["pearson"] == pytest.approx(100)
+    with pytest.raises(RunError, match="line 1: label is 'nan'; it should be a number"):
+        kind_of("regression", [{"text": "a", "label": "nan"}], folder, tmp_path)
 
 
 def test_labels_are_names_or_numbers(folder: str, tmp_path: Path) -> None:
@@ -180,6 +234,9 @@ def test_states_of_tags_without_spans_are_chosen_by_accuracy(folder: str, tmp_pa
 def test_spans() -> None:
     assert spans(["B-a", "I-a", "I-b", "O", "B-a", "B-a"]) == {(0, 2, "a"), (2, 3, "b"), (4, 5, "a"), (5, 6, "a")}
     assert span_f1([["B-a", "O"]], [["B-a", "B-a"]]) == pytest.approx(200 / 3)
+    for first, within, last, single in ("BIES", "BILU"):
+        labels = [f"{letter}-a" for letter in (first, within, last, within, single, first, last)]
+        assert spans(labels) == {(0, 3, "a"), (3, 4, "a"), (4, 5, "a"), (5, 7, "a")}
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
 import subprocess
 import sys
@@ -12,10 +13,12 @@ from typing import Any
 
 import pytest
 import tiny
+import torch
+from transformers import BertConfig, BertForMaskedLM, BertModel
 
 from adapters import ADAPTER_CONFIG_MAP
-from adapters.commands import completing
-from adapters.commands.app import run
+from adapters.commands import completing, hub, predict
+from adapters.commands.app import app, run
 from adapters.commands.following import followed
 from adapters.runs.rows import read
 
@@ -61,28 +64,55 @@ def test_from_a_file_to_answers(model: str, tmp_path: Path, capsys: pytest.Captu
     answers = tmp_path / "answers.jsonl"
     code, out, _ = called(["predict", output, "-f", data / "train.jsonl", "-o", answers, "-q"], capsys)
     assert code == 0 and not out and len(answers.read_text().splitlines()) == 16
+    code, out, _ = called(["predict", output, "-f", data / "train.jsonl", "-o", answers, "--json"], capsys)
+    assert code == 0 and json.loads(out) == {"rows": 16, "output": str(answers)}
     code, out, _ = called(["summary", model, output / "adapter", "--json"], capsys)
     assert code == 0 and json.loads(out)[0]["name"] == "mood"
     code, _, err = called(training, capsys)
     assert code == 2 and "is in use" in err and err.count("\n") == 1
 
 
+def low_rank(model: Any, folder: Path) -> Any:
+    """A model with a LoRA that changes something, which is saved too."""
+    model.add_adapter("low", config="lora[r=2]", set_active=True)
+    for name, parameter in model.named_parameters():
+        if "lora" in name:
+            torch.nn.init.normal_(parameter, std=0.3)
+    model.save_adapter(folder, "low")
+    return model
+
+
 def test_commands_of_models(model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from adapters import AutoAdapterModel
 
-    own = AutoAdapterModel.from_pretrained(model)
-    own.add_adapter("low", config="lora[r=2,init_weights=bert]")
-    own.save_adapter(tmp_path / "low", "low")
+    low_rank(AutoAdapterModel.from_pretrained(model), tmp_path / "low")
     code, out, _ = called(["inspect", model, "-c", "seq_bn"], capsys)
     assert code == 0 and "found whole" in out and "would add" in out
     code, out, _ = called(["merge", model, tmp_path / "low", "-o", tmp_path / "merged"], capsys)
     assert code == 0 and (tmp_path / "merged" / "model.safetensors").is_file()
+    merged = BertModel.from_pretrained(tmp_path / "merged").state_dict()
+    before = BertModel.from_pretrained(model).state_dict()
+    changed = {key for key, value in before.items() if not torch.equal(merged[key], value)}
+    assert merged.keys() == before.keys() and changed and all("query" in key or "value" in key for key in changed)
     code, out, _ = called(["convert", model, tmp_path / "low", "-r", 1, "-o", tmp_path / "one"], capsys)
     assert code == 0 and (tmp_path / "one" / "adapter_config.json").is_file()
     code, out, _ = called(["export", model, tmp_path / "low", "--for", "vllm", "-o", tmp_path / "peft"], capsys)
     assert code == 0 and "can be served" in out and (tmp_path / "peft" / "adapter_model.safetensors").is_file()
     code, _, err = called(["export", model, tmp_path / "low", "--for", "nobody"], capsys)
     assert code == 2 and "nobody" in err
+
+
+def test_merged_language_models_keep_their_heads(model: str, tmp_path: Path, capsys: Any) -> None:
+    from adapters import AutoAdapterModel
+
+    plain = BertForMaskedLM(BertConfig.from_pretrained(model, tie_word_embeddings=False))
+    plain.save_pretrained(tmp_path / "lm")
+    own = low_rank(AutoAdapterModel.from_pretrained(tmp_path / "lm"), tmp_path / "low")
+    assert called(["merge", tmp_path / "lm", tmp_path / "low", "-o", tmp_path / "merged", "-q"], capsys)[0] == 0
+    merged = BertForMaskedLM.from_pretrained(tmp_path / "merged").eval()
+    ids = torch.tensor([[2, 7, 8, 3]])
+    assert torch.allclose(merged(ids).logits, own.eval()(ids).logits, atol=1e-5)
+    assert not torch.allclose(merged(ids).logits, plain.eval()(ids).logits, atol=1e-3)
 
 
 @pytest.mark.parametrize(
@@ -109,8 +139,11 @@ def test_commands_of_models(model: str, tmp_path: Path, capsys: pytest.CaptureFi
         (["--resume", "--overwrite", "--task", "sst2"], "exclude each other"),
         (["--kind", "tagging", "--set", "training.epochs"], "give a key and a value"),
         (["--kind", "tagging"], "has no column 'ner_tags'"),
+        (["--kind", "masked_lm", "--text", "a,b"], "task.text names 2 columns (a, b); masked_lm reads 1, such as text"),
+        (["--kind", "regression", "--set", "task.labels=[a]"], "there are no labels in regression"),
         (["--task", "sst2", "--text", "text"], "has no column 'text'"),
         (["--task", "sst2", "--train", "/nowhere.csv"], "There is no file /nowhere.csv"),
+        (["--task", "sst2", "--fuse", "a", "--adapter", "lora"], "fuse trains no adapter of its own"),
     ],
     ids=str,
 )
@@ -220,6 +253,8 @@ def test_a_run_goes_on_without_being_told_again(model: str, tmp_path: Path, caps
     call = ["train", "-m", model, "--task", "sst2", "--data-dir", data, "-o", output, "--set", "adapter.config=null"]
     code, out, _ = called([*call, "--set", "training.max_steps=2", "--json"], capsys)
     first = json.loads(out)
+    code_of_none, _, err = called(["train", "--resume", "-o", tmp_path / "none"], capsys)
+    assert code_of_none == 2 and "holds no run to go on with" in err
     assert code == 0 and first["bytes"] == sum(path.stat().st_size for path in (output / "adapter").glob("*head*"))
     (output / "metrics.json").unlink()  # as if it had been killed before
     code, out, _ = called(["train", "--resume", "-o", output, "--json"], capsys)
@@ -247,6 +282,20 @@ def test_shells_complete_names(capsys: pytest.CaptureFixture[str]) -> None:
     assert completing.kinds("tag") == ["tagging"] and completing.keys("training.ep") == ["training.epochs="]
     code, out, _ = called(["--version"], capsys)
     assert code == 0 and re.fullmatch(r"adapters \d\S+\n", out)
+
+
+def test_all_help_has_examples(capsys: pytest.CaptureFixture[str]) -> None:
+    names = [[str(one.name)] for one in app.registered_commands]
+    names += [["hub", str(one.name)] for one in hub.app.registered_commands]
+    for name in names:
+        out = called([*name, "--help"], capsys)[1]
+        assert f"adapters {' '.join(name)}" in out.partition("Examples:")[2], name
+
+
+def test_answers_of_several_lines_stay_in_theirs() -> None:
+    answers = [{"text": "one\ntwo", "n": 1}, {"text": 'a "b"', "n": [1]}]
+    lines = predict._tabs(answers).splitlines()
+    assert lines == ["text\tn", '"one\\ntwo"\t1', 'a "b"\t[1]']
 
 
 def test_help_is_there_at_once() -> None:
@@ -278,3 +327,12 @@ def test_the_script_of_the_first_users(model: str, tmp_path: Path) -> None:
     found = subprocess.run([sys.executable, script, *flags.split(), *folders], capture_output=True, text=True)
     assert found.returncode == 0, found.stderr
     assert (tmp_path / "saved" / "sst2" / "adapter" / "adapter.safetensors").is_file() and "accuracy" in found.stdout
+
+
+def test_readers_that_have_enough_are_no_error() -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    call = [sys.executable, "-m", "adapters.commands", "config-schema"]
+    ended = subprocess.run(call, stdout=writing, stderr=subprocess.PIPE, text=True)
+    os.close(writing)
+    assert ended.returncode == 1 and not ended.stderr

@@ -129,7 +129,7 @@ def read(name: str, rows: list[dict[str, Any]], path: Path, folder: str) -> tupl
 @pytest.mark.parametrize("name", ROWS)
 def test_rows_are_read_as_they_are_meant(name: str, place: int, folder: str, tmp_path: Path) -> None:
     kind, rows = read(name, ROWS[name][place], tmp_path, folder)
-    columns = [rows.texts(column) for column in kind.text_columns(rows)]
+    columns = [rows.texts(column) for column in kind.text_columns]
     labels = [feature["labels"] for feature in kind.prepared(rows, is_labelled=True).features]
     assert [*zip(*columns, labels, strict=True)] == ROWS[name][2]
 

@@ -21,7 +21,10 @@ from transformers import (
 )
 
 from adapters.runs import RunConfig, RunError
+from adapters.runs.config import TaskSection
 from adapters.runs.fitting import train
+from adapters.runs.kinds.language_modeling import CausalLM
+from adapters.runs.rows import read
 from adapters.runs.using import Trained
 
 pytest.importorskip("accelerate")
@@ -150,3 +153,32 @@ def test_what_is_drawn_is_drawn_again(name: str, folders: dict[str, str], tmp_pa
 def test_a_model_without_a_decoder_cannot_translate(folders: dict[str, str], tmp_path: Path) -> None:
     with pytest.raises(RunError, match="BertModel has no encoder with a decoder"):
         trained(folders, "bert", tmp_path, [{"source": "a", "target": "b"}], task__kind="seq2seq_lm")
+
+
+def test_a_model_that_reads_in_both_directions_has_nothing_to_foretell(folders: dict[str, str], tmp_path: Path) -> None:
+    with pytest.raises(RunError, match=r"BertModel sees the tokens that it would have to foretell.*masked_lm"):
+        trained(folders, "bert", tmp_path, [{"text": "the film was good"}] * 4, task__kind="causal_lm")
+
+
+def test_an_adapter_alone_answers_with_the_head_of_its_model(folders: dict[str, str], tmp_path: Path) -> None:
+    rows = [{"text": "the film was good"}] * 8
+    of_run = trained(folders, "gpt2", tmp_path, rows, adapter__config="lora[r=4]")
+    alone = Trained.of_adapter(str(tmp_path / "out" / "adapter"), folders["gpt2"])
+    assert (alone.kind.task.kind, alone.model.active_head) == ("causal_lm", "default")
+    one, other = (own.evaluate(own.rows(tmp_path / "data" / "train.jsonl", "train")) for own in (of_run, alone))
+    assert one == other and one["loss"] > 0
+    with pytest.raises(RunError, match="An adapter has no files of its own: give --file"):
+        alone.rows(None, "validation")
+
+
+def test_texts_begin_as_the_model_wants_it(folders: dict[str, str], tmp_path: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(folders["llama"])
+    rows = read(tiny.write(tmp_path / "rows.jsonl", [{"text": "the film was good"}, {"text": ""}]))
+    lengths = {}
+    for bos in (None, "[CLS]"):  # which this tokenizer puts in front
+        tokenizer.bos_token = bos
+        kind = CausalLM(TaskSection(kind="causal_lm", max_new_tokens=2), tokenizer, [])
+        asked = [feature["input_ids"] for feature in kind.prepared(rows, is_labelled=False).features]
+        learned = kind.prepared(rows, is_labelled=True).features[0]["input_ids"]
+        lengths[bos] = [len(learned), *map(len, asked)]
+    assert lengths == {None: [6, 4, 1], "[CLS]": [8, 5, 1]} and asked[1] == [2] and learned[:2] == [2, *asked[0][1:2]]

@@ -13,6 +13,7 @@ import pytest
 import tiny
 import torch
 from safetensors.torch import load_file
+from transformers import AutoModel, AutoTokenizer, BartConfig, BartModel, GPT2Config, GPT2Model
 
 from adapters import AdapterTrainer, AutoAdapterModel
 from adapters.runs import RunConfig, RunError
@@ -144,9 +145,8 @@ def test_every_way_to_train(changes: dict[str, Any], model: str, tmp_path: Path)
     measured = trained.evaluate(trained.rows(None, "validation"))
     assert measured["loss"] > 0 and outcome.metrics["trained_parameters"] > 0
     if own.task.name:
-        assert measured["accuracy"] == pytest.approx(
-            outcome.metrics["accuracy"], abs=9 if own.training.precision == "bf16" else 1e-3
-        )
+        assert measured["accuracy"] == pytest.approx(outcome.metrics["accuracy"], abs=1e-3)
+        assert measured["loss"] == pytest.approx(outcome.metrics["loss"], abs=2e-4)
 
 
 def test_states_that_were_cut_off_and_folders_that_were_renamed(model: str, tmp_path: Path) -> None:
@@ -226,6 +226,14 @@ def test_a_loss_that_is_no_number_ends_a_run(model: str, tmp_path: Path) -> None
     assert not (tmp_path / "output" / "metrics.json").exists()
 
 
+def test_a_step_that_does_not_fit_into_memory_is_explained(model: str, tmp_path: Path) -> None:
+    def watch(point: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with pytest.raises(RunError, match=r"batches of 8 .*training\.batch_size"):
+        train(config(model, tmp_path), watch)
+
+
 def test_only_a_run_is_overwritten(model: str, tmp_path: Path) -> None:
     own = config(model, tmp_path, training__max_steps=2)
     train(own)
@@ -297,3 +305,62 @@ def test_what_is_wrong_is_said_before_anything_is_written(
 def test_models_that_are_not_there(model: str, tmp_path: Path) -> None:
     with pytest.raises(RunError, match="/nowhere/at/all"):
         train(config("/nowhere/at/all", tmp_path))
+
+
+OTHERS: dict[str, Any] = {
+    "gpt2": lambda size: GPT2Model(GPT2Config(vocab_size=size, n_positions=64, n_embd=32, n_layer=1, n_head=2)),
+    "bart": lambda size: BartModel(
+        BartConfig(
+            vocab_size=size,
+            d_model=32,
+            encoder_layers=1,
+            decoder_layers=1,
+            encoder_attention_heads=2,
+            decoder_attention_heads=2,
+            max_position_embeddings=64,
+            eos_token_id=3,
+        )
+    ),
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_decoders_classify(name: str, model: str, tmp_path: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    tokenizer.model_input_names = ["input_ids", "attention_mask"]
+    if name == "gpt2":  # has no token to fill up with
+        tokenizer.pad_token, tokenizer.eos_token = None, "[SEP]"
+    tokenizer.save_pretrained(tmp_path / name)
+    OTHERS[name](len(tokenizer)).save_pretrained(tmp_path / name)
+    metrics = train(config(str(tmp_path / name), tmp_path, training__epochs=1)).metrics
+    trained = Trained.load(tmp_path / "output")
+    assert trained.evaluate(trained.rows(None, "validation"))["accuracy"] == metrics["accuracy"]
+
+
+@pytest.mark.parametrize(("precision", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])
+def test_models_in_half_types_are_trained_in_whole_ones(
+    precision: str, dtype: torch.dtype, model: str, tmp_path: Path
+) -> None:
+    AutoTokenizer.from_pretrained(model).save_pretrained(tmp_path / "half")
+    AutoModel.from_pretrained(model, dtype=torch.bfloat16).save_pretrained(tmp_path / "half")
+    train(config(str(tmp_path / "half"), tmp_path, training__max_steps=2, training__precision=precision))
+    loaded = Trained.load(tmp_path / "output").model
+    assert {parameter.dtype for parameter in loaded.parameters()} == {dtype}
+
+
+def test_a_whole_model_needs_no_other(model: str, tmp_path: Path) -> None:
+    shutil.copytree(model, tmp_path / "base")
+    changes = {"adapter__config": None, "adapter__train_model": True, "training__max_steps": 2}
+    metrics = train(config(str(tmp_path / "base"), tmp_path, **changes)).metrics
+    shutil.rmtree(tmp_path / "base")
+    trained = Trained.load(tmp_path / "output")
+    assert trained.evaluate(trained.rows(None, "validation"))["loss"] == metrics["loss"]
+
+
+def test_the_file_of_a_run_says_what_was_read(model: str, tmp_path: Path) -> None:
+    rows = [{"question": "who", "context": "the actor", "answers": {"text": ["actor"], "answer_start": [4]}}] * 4
+    data = str(tiny.splits(tmp_path / "qa", rows))
+    names = {"task__name": None, "task__kind": "question_answering", "task__data_dir": data}
+    train(config(model, tmp_path, **names, training__max_steps=1))
+    task = RunFolder(tmp_path / "output").config().task
+    assert (task.text, task.label, task.max_length) == (["question", "context"], "answers", 384)

@@ -15,7 +15,7 @@ TEXT = "good bad fine poor the a film book was is it not very really actor oslo 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 
 
-def model_folder(folder: Path) -> str:
+def model_folder(folder: Path, is_decoder: bool = False) -> str:
     """A folder with a model and its tokenizer, as `from_pretrained` reads it."""
     torch.manual_seed(0)
     vocabulary = {word: number for number, word in enumerate([*SPECIAL, *TEXT.split()])}
@@ -38,6 +38,7 @@ def model_folder(folder: Path) -> str:
         intermediate_size=32,
         max_position_embeddings=64,
         pad_token_id=0,
+        is_decoder=is_decoder,
         initializer_range=0.2,  # with usual weights so small a model hardly sees its words
         hidden_dropout_prob=0.0,
         attention_probs_dropout_prob=0.0,

@@ -79,5 +79,8 @@ def test_adapters_are_loaded(tmp_path: Path) -> None:
     assert model.active_adapters == Stack("a", "task") and trained(model) == {"task"}
     assert model.adapters_config.get("task") == LoRAConfig(r=2) and model.active_head == "task"
     model = bare()
+    with pytest.raises(ValueError, match="x/y/z"):
+        setup_adapter_training(model, AdapterArguments(True, load_lang_adapter=str(tmp_path / "x" / "y" / "z")), "task")
+    assert not model.has_adapters()
     asked = AdapterArguments(True, load_lang_adapter=str(tmp_path / "language"))
     assert setup_adapter_training(model, asked, "task", None, {"load_as": "german"}) == ("task", "german")

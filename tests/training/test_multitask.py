@@ -37,7 +37,8 @@ def tasks(count: int = 12) -> list[dict[str, Any]]:
 @pytest.mark.parametrize("kind", [Trainer, AdapterTrainer])
 def test_rows_name_their_adapters(kind: Any, tmp_path: Path) -> None:
     made = model()
-    given = arguments(tmp_path, remove_unused_columns=False, eval_strategy="no", max_steps=20)
+    options = {} if kind is AdapterTrainer else {"remove_unused_columns": False}
+    given = arguments(tmp_path, eval_strategy="no", max_steps=20, **options)
     before = {name: p.detach().clone() for name, p in made.named_parameters()}
     trainer = kind(made, given, data_collator=AdapterNamesCollator(), train_dataset=tasks())
     trainer.train()
@@ -79,8 +80,7 @@ def test_predictions_are_in_the_order_of_rows(names: tuple[str, ...], tmp_path: 
     """Also where batches have one of the heads, or another one first; narrow logits are filled up."""
     made = model().eval()
     data = [{**row, "adapter_names": names[i // 3 % len(names)]} for i, row in enumerate(rows(11))]
-    given = arguments(tmp_path, remove_unused_columns=False, eval_strategy="no")
-    trainer = AdapterTrainer(made, given, data_collator=AdapterNamesCollator())
+    trainer = AdapterTrainer(made, arguments(tmp_path, eval_strategy="no"), data_collator=AdapterNamesCollator())
     found = trainer.predict(data)
     assert found.predictions.shape == (11, 3) and list(found.label_ids) == [int(row["labels"]) for row in data]
     for row, logits in zip(data, torch.from_numpy(found.predictions), strict=True):
@@ -94,8 +94,7 @@ def test_predictions_of_different_kinds(tmp_path: Path) -> None:
     made = model()
     made.add_tagging_head("two", num_labels=2, overwrite_ok=True)
     made.set_active_adapters(MultiTask("two", "three"))
-    given = arguments(tmp_path, remove_unused_columns=False, eval_strategy="no")
-    trainer = AdapterTrainer(made, given, data_collator=AdapterNamesCollator())
+    trainer = AdapterTrainer(made, arguments(tmp_path, eval_strategy="no"), data_collator=AdapterNamesCollator())
     data = [{k: v for k, v in row.items() if k != "labels"} for row in tasks(4)]
     with pytest.raises(ValueError, match=r"cannot be collected together \('two': logits .*evaluate their tasks one"):
         trainer.predict(data)

@@ -74,6 +74,20 @@ def test_conditions(condition: str, kind: Any, tmp_path: Path) -> None:
     check(static, kind, tmp_path, **CONDITIONS[condition])
 
 
+@pytest.mark.parametrize("kind", [AdapterTrainer, Trainer])
+def test_adapters_of_peft(kind: Any, tmp_path: Path) -> None:
+    peft = pytest.importorskip("peft")
+
+    def make(seed: int = 0) -> Any:
+        model = static(seed=seed)
+        model.delete_adapter("a")
+        model.add_adapter("x", peft.LoHaConfig(r=2, target_modules=["query"]))
+        model.train_adapter("x")
+        return model
+
+    check(make, kind, tmp_path)
+
+
 def bf16(seed: int = 0) -> Any:
     """A model in bf16 with a flexible head."""
     model = flexible(seed=seed).to(torch.bfloat16)

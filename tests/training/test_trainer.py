@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import inspect
+from concurrent.futures import Future
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 import transformers
+from huggingface_hub import ModelCard
 from tiny_runs import STEPS, STOP, arguments, assert_equal, flexible, rows, static, trained, trainer
 from transformers import Trainer, TrainerCallback
 from transformers.training_args import ParallelMode
@@ -175,6 +178,57 @@ def test_whole_models_are_trained_if_asked_for(tmp_path: Path) -> None:
     assert_equal(dict(again.model.named_parameters()), dict(model.named_parameters()))
 
 
+def test_a_checkpoint_that_does_not_fit_adds_nothing(tmp_path: Path) -> None:
+    """Though the model lacks some adapters and heads that could be read."""
+    trainer(AdapterTrainer, flexible(fuse=True), tmp_path).train()
+    model = flexible("lora[r=2]")
+    model.delete_adapter("b")
+    model.delete_head("b")
+    heads, before = dict(model.heads.items()), dict(model.named_parameters())
+    frozen = [name for name, p in before.items() if not p.requires_grad]
+    made = trainer(AdapterTrainer, model, tmp_path)
+    with pytest.raises(AdapterFileError):
+        made.train(resume_from_checkpoint=True)
+    assert list(model.adapters_config) == ["a"] and not model.adapters_config.fusions
+    assert dict(model.heads.items()) == heads and model.active_adapters == Stack("a")
+    assert dict(model.named_parameters()).keys() == before.keys()
+    assert [name for name, p in model.named_parameters() if not p.requires_grad] == frozen
+
+
+class Hub:
+    """What the Hugging Face Hub would be given: the files of each upload."""
+
+    def __init__(self) -> None:
+        self.uploads: list[set[str]] = []
+
+    def create_repo(self, name: str, **options: Any) -> Any:
+        return SimpleNamespace(repo_id=name)
+
+    def upload_folder(self, folder_path: str, **options: Any) -> Any:
+        found = files(Path(folder_path))
+        self.uploads.append({name for name in found if not name.startswith("checkpoint-")})
+        done: Future[None] = Future()
+        done.set_result(None)
+        return done
+
+
+@pytest.mark.parametrize("strategy", ["every_save", "checkpoint"])
+def test_pushes_hold_adapters(strategy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the midst of the training and at its end; the second one goes on from what the first one left."""
+    hub, module = Hub(), transformers.trainer
+    monkeypatch.setattr(module, "hf_api", lambda: hub, raising=False)
+    for name in ("create_repo", "upload_folder"):
+        monkeypatch.setattr(module, name, getattr(hub, name), raising=False)
+    made = trainer(AdapterTrainer, flexible(fuse=True), tmp_path, push_to_hub=True, hub_strategy=strategy)
+    made.train()
+    made.push_to_hub()
+    expected = {f"{name}/{file}" for name in "ab" for file in ("adapter.safetensors", "model_head.safetensors")}
+    expected.add("a,b/model_adapter_fusion.safetensors")
+    assert len(hub.uploads) == (3 if strategy == "every_save" else 5)
+    assert all(found >= expected for found in hub.uploads)
+    assert ModelCard.load(tmp_path / "README.md").data.library_name == "adapters"
+
+
 # -- loss and optimizer -----------------------------------------------------------------------------------------------
 
 
@@ -314,11 +368,25 @@ def test_a_setup_can_be_given(tmp_path: Path) -> None:
 
 
 def test_models_are_made(tmp_path: Path) -> None:
-    made = AdapterTrainer(
-        model_init=lambda: static(), args=arguments(tmp_path), train_dataset=rows(), eval_dataset=rows()
-    )
-    made.train()
-    assert "a" in made.model.adapters_config.adapters
+    """Anew for each training, always with the setup that was asked for, and as trials want them."""
+    trials: list[Any] = []
+
+    def make(trial: Any) -> Any:
+        trials.append(trial)
+        return flexible()
+
+    given = {"args": arguments(tmp_path, max_steps=1), "train_dataset": rows(), "eval_dataset": rows()}
+    made = AdapterTrainer(model_init=make, adapter_names=["b", "a"], **given)
+    for _ in range(2):
+        before = made.model
+        made.train()
+        assert made.model is not before and made.model.active_adapters == Stack("b", "a")
+    assert made.call_model_init("a trial").active_adapters == Stack("b", "a")
+    assert trials == [None, None, None, "a trial"]
+    with pytest.raises(ValueError, match=r"has no adapters: call adapters\.init"):
+        AdapterTrainer(
+            model_init=lambda: transformers.BertForSequenceClassification(transformers.BertConfig(**models.BERT))
+        )
 
 
 def test_what_cannot_be_trained(tmp_path: Path) -> None:

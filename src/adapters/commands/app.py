@@ -43,16 +43,16 @@ def _program(
 app.command("train", epilog=train.EXAMPLES)(train.train_command)
 app.command("evaluate", epilog=evaluate.EXAMPLES)(evaluate.evaluate_command)
 app.command("predict", epilog=predict.EXAMPLES)(predict.predict_command)
-app.command("glue")(glue.glue_command)
-app.command("config-schema")(config_schema.config_schema_command)
+app.command("glue", epilog=glue.EXAMPLES)(glue.glue_command)
+app.command("config-schema", epilog=config_schema.EXAMPLES)(config_schema.config_schema_command)
 app.command("inspect", epilog=of_models.INSPECT)(of_models.inspect_command)
 app.command("summary", epilog=of_models.SUMMARY)(of_models.summary_command)
 app.command("merge", epilog=of_models.MERGE)(of_models.merge_command)
 app.command("convert", epilog=of_models.CONVERT)(of_models.convert_command)
 app.command("export", epilog=of_models.EXPORT)(of_models.export_command)
-app.command("demo")(of_models.demo_command)
-app.command("list")(listing.list_command)
-app.command("info")(info.info_command)
+app.command("demo", epilog=of_models.DEMO)(of_models.demo_command)
+app.command("list", epilog=listing.EXAMPLES)(listing.list_command)
+app.command("info", epilog=info.EXAMPLES)(info.info_command)
 app.command("pull", epilog=pull.EXAMPLES)(pull.pull_command)
 app.command("push", epilog=push.EXAMPLES)(push.push_command)
 app.add_typer(hub.app, name="hub")
@@ -73,6 +73,9 @@ def run(arguments: Sequence[str] | None = None) -> None:
         code = app([*given, "--help"] if given in ([], ["hub"]) else given, "adapters", standalone_mode=False)
     except _UsageError as error:
         _end(error.format_message().strip(), error)
+    except BrokenPipeError:  # whoever read it has enough, as in `adapters list | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(1) from None
     except (ValueError, OSError, NotImplementedError, ImportError) as error:
         _end(_message(error), error)
     except (typer.Abort, KeyboardInterrupt):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from .output import write_json
+from .output import examples, write_json
+
+EXAMPLES = examples("adapters config-schema > run.schema.json")
 
 
 def config_schema_command() -> None:

@@ -21,6 +21,9 @@ BaseModel = Annotated[
 Columns = Annotated[
     str | None, typer.Option("--columns", help="For an adapter: the columns to read, with commas between them.")
 ]
+Longest = Annotated[
+    int | None, typer.Option("--max-length", min=4, help="For an adapter: tokens at which texts are cut off.")
+]
 Batch = Annotated[int, typer.Option("--batch-size", min=1, help="Rows in a batch.")]
 
 
@@ -32,6 +35,7 @@ def evaluate_command(
     split: Annotated[str, typer.Option("--split", help="validation or test.")] = "validation",
     model: BaseModel = None,
     columns: Columns = None,
+    max_length: Longest = None,
     hub: Place = None,
     batch_size: Batch = 64,
     json: Json = False,
@@ -39,9 +43,9 @@ def evaluate_command(
 ) -> None:
     """Measure a trained adapter on a labelled file."""
     from .bars import bar
-    from .trained import rows_in, trained_in
+    from .trained import Loading, rows_in, trained_in
 
-    trained = trained_in(run, model, columns, hub, quiet)
+    trained = trained_in(run, Loading(model, columns, hub, max_length), quiet)
     rows = rows_in(trained, file, split)
     with bar("evaluating", len(rows), quiet) as watch:
         found = trained.evaluate(rows, batch_size, watch)

@@ -9,16 +9,32 @@ from typing import Annotated, Any
 
 import typer
 
-from .output import Json, Quiet, note, write_json
+from . import completing
+from .output import Json, Quiet, examples, note, write_json
 from .train import Changes, assignments
+
+EXAMPLES = examples(
+    "adapters glue -m bert-base-uncased --data-dir glue -o runs/glue",
+    'adapters glue -m model --data-dir glue -o runs/glue --task mrpc --task rte -a "double_seq_bn" --epochs 10',
+    "adapters glue -m model --data-dir glue -o runs/glue --set training.batch_size=16 --set seed=1",
+)
 
 
 def glue_command(
     model: Annotated[str, typer.Option("--model", "-m", help="A folder, or a name on the Hub.")],
-    data_dir: Annotated[Path, typer.Option("--data-dir", help="A folder with a folder for each task.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="The folder to write to.")],
-    task: Annotated[list[str] | None, typer.Option("--task", help="Only this one; can be given several times.")] = None,
-    adapter: Annotated[str | None, typer.Option("--adapter", "-a", help='Such as "double_seq_bn".')] = None,
+    data_dir: Annotated[
+        Path | None,
+        typer.Option("--data-dir", help="A folder with a folder for each task; by default all come from the Hub."),
+    ] = None,
+    task: Annotated[
+        list[str] | None,
+        typer.Option("--task", help="Only this one; can be given several times.", autocompletion=completing.tasks),
+    ] = None,
+    adapter: Annotated[
+        str | None,
+        typer.Option("--adapter", "-a", help='Such as "double_seq_bn".', autocompletion=completing.configurations),
+    ] = None,
     epochs: Annotated[float | None, typer.Option("--epochs", help="Rounds over the training files.")] = None,
     learning_rate: Annotated[float | None, typer.Option("--learning-rate", help="The highest learning rate.")] = None,
     changes: Changes = None,

@@ -8,14 +8,20 @@ from typing import Annotated
 
 import typer
 
-from .output import Json, Quiet, note, show, write_json
+from .output import Json, Quiet, examples, note, show, write_json
 
 app = typer.Typer(help="Keep a hub in a folder, which anyone can put on the web.", no_args_is_help=True)
 
 Root = Annotated[Path, typer.Argument(help="The folder of the hub.", metavar="HUB")]
 
 
-@app.command("init")
+@app.command(
+    "init",
+    epilog=examples(
+        "adapters hub init my-hub",
+        "adapters hub init my-hub --address https://me.example/hub",
+    ),
+)
 def init_command(
     hub: Root,
     address: Annotated[
@@ -30,7 +36,13 @@ def init_command(
     note(f"{hub} is a hub. Add to it: adapters hub add {hub} FOLDER TASK/SUBTASK@ORG", quiet)
 
 
-@app.command("add")
+@app.command(
+    "add",
+    epilog=examples(
+        "adapters hub add my-hub runs/mrpc/adapter paraphrase/mrpc@me",
+        "adapters hub add my-hub mrpc.zip paraphrase/mrpc@me --version 2 --score 86.1 --metric accuracy",
+    ),
+)
 def add_command(
     hub: Root,
     source: Annotated[Path, typer.Argument(help="The folder or archive of an adapter, a fusion, a head or a setup.")],
@@ -74,7 +86,13 @@ def add_command(
     typer.echo(new.direct)
 
 
-@app.command("remove")
+@app.command(
+    "remove",
+    epilog=examples(
+        "adapters hub remove my-hub paraphrase/mrpc@me",
+        "adapters hub remove my-hub paraphrase/mrpc@me --version 1",
+    ),
+)
 def remove_command(
     hub: Root,
     name: Annotated[str, typer.Argument(help="<task>/<subtask>@<org> or @<org>/<file>")],
@@ -88,7 +106,7 @@ def remove_command(
         note(f"Removed {gone}" + (f", version {version}" if version else ""), quiet)
 
 
-@app.command("add-config")
+@app.command("add-config", epilog=examples("adapters hub add-config my-hub tiny 'seq_bn[reduction_factor=64]'"))
 def add_config_command(
     hub: Root,
     name: Annotated[str, typer.Argument(help="The name of the configuration.")],
@@ -104,7 +122,7 @@ def add_config_command(
     note(f'Use it as add_adapter("…", config="{name}@{hub}")', quiet)
 
 
-@app.command("reindex")
+@app.command("reindex", epilog=examples("adapters hub reindex my-hub"))
 def reindex_command(hub: Root, quiet: Quiet = False) -> None:
     """Make the index of a hub anew from its cards."""
     from ..hub.writing import HubFolder
@@ -112,7 +130,7 @@ def reindex_command(hub: Root, quiet: Quiet = False) -> None:
     note(f"{HubFolder(hub).reindex()} files have changed", quiet)
 
 
-@app.command("verify")
+@app.command("verify", epilog=examples("adapters hub verify my-hub --json"))
 def verify_command(hub: Root, json: Json = False, quiet: Quiet = False) -> None:
     """Look for everything that is wrong in a hub. Ends with 1 if there is something."""
     from ..hub.verifying import verify
@@ -125,7 +143,7 @@ def verify_command(hub: Root, json: Json = False, quiet: Quiet = False) -> None:
         raise typer.Exit(1)
 
 
-@app.command("serve")
+@app.command("serve", epilog=examples("adapters hub serve my-hub --port 8000"))
 def serve_command(
     hub: Root,
     host: Annotated[

@@ -7,7 +7,12 @@ from typing import Annotated
 
 import typer
 
-from .output import Json, Place, Token, show_facts
+from .output import Json, Place, Token, examples, show_facts
+
+EXAMPLES = examples(
+    "adapters info paraphrase/mrpc@me --hub my-hub",
+    "adapters info AdapterHub/bert-base-uncased-pf-mrpc --json",
+)
 
 
 def info_command(

@@ -7,7 +7,9 @@ from typing import Annotated
 
 import typer
 
-from .output import Json, Place, Quiet, Token, note, show
+from .output import Json, Place, Quiet, Token, examples, note, show
+
+EXAMPLES = examples("adapters list --hub my-hub", "adapters list --hub my-hub --model bert-base-uncased --json")
 
 _COLUMNS = ("adapter_id", "task", "subtask", "username", "model_name")
 

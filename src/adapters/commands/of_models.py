@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json as jsonlib
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,6 +14,7 @@ INSPECT = examples("adapters inspect bert-base-uncased", 'adapters inspect gpt2 
 SUMMARY = examples("adapters summary bert-base-uncased runs/mrpc")
 MERGE = examples("adapters merge bert-base-uncased runs/lora --output merged")
 CONVERT = examples("adapters convert bert-base-uncased runs/dora --rank 8 --output as-lora")
+DEMO = examples("adapters demo --quick", "adapters demo --output my-demo --epochs 5")
 EXPORT = examples(
     "adapters export llama runs/lora --for vllm",
     "adapters export llama runs/lora --for vllm --output served",
@@ -31,13 +31,16 @@ def inspect_command(
     config: Annotated[str | None, typer.Option("--config", "-c", help='Such as "seq_bn": what it would add.')] = None,
 ) -> None:
     """Show the parts of a model that adapters act on, and what a configuration would add."""
-    from transformers import AutoModel
+    import torch
+    from transformers import AutoConfig, AutoModel
 
     from ..inspection import inspect
     from ..runs.models import place_of
 
-    without_loading(quiet=False)
-    typer.echo(inspect(AutoModel.from_pretrained(place_of(model)), config))
+    with torch.device("meta"):  # its weights are not needed
+        parts = AutoModel.from_config(AutoConfig.from_pretrained(place_of(model)))  # type: ignore[no-untyped-call]
+    with torch.device("cpu"):
+        typer.echo(inspect(parts, config))
 
 
 def summary_command(
@@ -62,19 +65,20 @@ def merge_command(
     import shutil
 
     _check_is_free(output)
-    loaded, (name,) = _loaded(model, [adapter], hub)
+    loaded = _plain(model)
+    name = loaded.load_adapter(adapter_in(adapter), hub=hub, with_head=False)
     loaded.merge_adapter(name)
     output.parent.mkdir(parents=True, exist_ok=True)
     unfinished = output.with_name(f".{output.name}.unfinished")
     try:
-        loaded.base_model.save_pretrained(unfinished)
+        loaded.save_pretrained(unfinished)
         _save_tokenizer(model, unfinished)
         os.replace(unfinished, output)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
     if json:
         write_json({"merged": name, "output": str(output)})
-    note(f"{name} is part of the model in {output}; its head is not: it is in the adapter.", quiet or json)
+    note(f"{name} is part of the model in {output}; a head of its own is not: it is in the adapter.", quiet or json)
 
 
 def convert_command(
@@ -93,7 +97,10 @@ def convert_command(
     loaded, (name,) = _loaded(model, [adapter], hub)
     report = convert_to_lora(loaded, name, f"{name}-lora", rank)
     loaded.save_adapter(output, f"{name}-lora")
-    typer.echo(jsonlib.dumps(asdict(report), default=str) if json else str(report))
+    if json:
+        write_json(asdict(report))
+    else:
+        typer.echo(str(report))
     note(f"{name}-lora is in {output}", quiet or json)
 
 
@@ -117,18 +124,29 @@ def export_command(
     report = check_export(loaded, name, consumer, rank=rank)
     if output is not None and report.is_served:
         report = export_adapter(loaded, name, output, consumer, rank=rank)
-    typer.echo(jsonlib.dumps({**asdict(report), "is_served": report.is_served}, default=str) if json else str(report))
+    if json:
+        write_json({**asdict(report), "is_served": report.is_served})
+    else:
+        typer.echo(str(report))
     if not report.is_served:
         raise typer.Exit(1)
 
 
-def demo_command() -> None:
+def demo_command(
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="The folder for the adapter, the picture and the test set.")
+    ] = Path("demo-output"),
+    epochs: Annotated[int | None, typer.Option("--epochs", min=1, help="Rounds over the training texts.")] = None,
+    seed: Annotated[int, typer.Option("--seed", help="Seed of everything random.")] = 0,
+    quick: Annotated[bool, typer.Option("--quick", help="A tiny run that shows every part; learns little.")] = False,
+) -> None:
     """Train an adapter on a real model and real text, offline, in some minutes."""
     import sys
 
     from ..demo.__main__ import main
 
-    sys.argv = ["adapters demo"]
+    rounds = [] if epochs is None else ["--epochs", str(epochs)]
+    sys.argv = ["adapters demo", "--output", str(output), "--seed", str(seed), *rounds, *["--quick"] * quick]
     main()
 
 
@@ -139,6 +157,22 @@ def _loaded(model: str, adapters: Any, hub: str | None) -> tuple[Any, list[str]]
     without_loading(quiet=False)
     loaded = load_model(place_of(model))
     return loaded, [loaded.load_adapter(adapter_in(adapter), hub=hub) for adapter in adapters]
+
+
+def _plain(model: str) -> Any:
+    """A model of the class that it was saved with, so that it keeps its own head, such as that of a language model."""
+    import transformers
+
+    from ..model import init
+    from ..runs.models import place_of
+
+    place = place_of(model)
+    names = transformers.AutoConfig.from_pretrained(place).architectures or ()
+    own = next((found for name in names if (found := getattr(transformers, name, None))), transformers.AutoModel)
+    without_loading(quiet=False)
+    loaded = own.from_pretrained(place, dtype="auto")
+    init(loaded)
+    return loaded
 
 
 def _check_is_free(output: Path) -> None:

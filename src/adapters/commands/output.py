@@ -56,7 +56,7 @@ def show_facts(facts: dict[str, Any], as_json: bool) -> None:
 
 def write_json(data: Any) -> None:
     """Write JSON."""
-    typer.echo(json.dumps(data, indent=2, ensure_ascii=False))
+    typer.echo(json.dumps(data, indent=2, ensure_ascii=False, default=str))
 
 
 def note(text: str, quiet: bool) -> None:

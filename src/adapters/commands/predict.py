@@ -11,8 +11,8 @@ from typing import Annotated, Any
 
 import typer
 
-from .evaluate import BaseModel, Batch, Columns, Run
-from .output import Json, Place, Quiet, examples, note
+from .evaluate import BaseModel, Batch, Columns, Longest, Run
+from .output import Json, Place, Quiet, examples, note, write_json
 
 EXAMPLES = examples(
     'adapters predict runs/mrpc --text "He left." --text "He went away."',
@@ -35,6 +35,7 @@ def predict_command(
     ] = None,
     model: BaseModel = None,
     columns: Columns = None,
+    max_length: Longest = None,
     hub: Place = None,
     batch_size: Batch = 64,
     json: Json = False,
@@ -44,7 +45,7 @@ def predict_command(
     from ..checkpoints.files import atomically
     from ..runs import RunError
     from .bars import bar
-    from .trained import rows_in, trained_in
+    from .trained import Loading, rows_in, trained_in
 
     if bool(text) == (file is not None):
         raise RunError("Give either --text (once for each column) or --file.")
@@ -52,7 +53,7 @@ def predict_command(
         raise RunError(f"{output} ends with {output.suffix!r}; written are {', '.join(_WRITERS)}.")
     if output is not None and output.is_dir():
         raise RunError(f"{output} is a folder; give a file in it.")
-    trained = trained_in(run, model, columns, hub, quiet)
+    trained = trained_in(run, Loading(model, columns, hub, max_length), quiet)
     rows = trained.rows_of_texts(text) if text else rows_in(trained, file, "test")
     with bar("predicting", len(rows), quiet or bool(text)) as watch:
         answers = trained.predict(rows, batch_size, watch)
@@ -60,11 +61,13 @@ def predict_command(
         written = _WRITERS[output.suffix.lower()](answers)
         atomically(output, lambda temporary: temporary.write_text(written, encoding="utf-8", newline=""))
         note(f"{len(answers)} answers in {output}", quiet)
+        if json:
+            write_json({"rows": len(answers), "output": str(output)})
     elif json:
-        typer.echo(_json(answers), nl=False)
+        write_json(answers)
     else:
         for answer in answers:
-            typer.echo("\t".join(map(_cell, answer.values())))
+            typer.echo(_line(answer))
 
 
 def _json(answers: Sequence[Mapping[str, Any]]) -> str:
@@ -72,28 +75,39 @@ def _json(answers: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _json_lines(answers: Sequence[Mapping[str, Any]]) -> str:
-    return "".join(f"{jsonlib.dumps(answer, ensure_ascii=False)}\n" for answer in answers)
+    return "".join(f"{_dumps(answer)}\n" for answer in answers)
 
 
-def _table(delimiter: str) -> Callable[[Sequence[Mapping[str, Any]]], str]:
-    def write(answers: Sequence[Mapping[str, Any]]) -> str:
-        file = io.StringIO()
-        table = csv.writer(file, delimiter=delimiter, lineterminator="\n")
-        table.writerow(answers[0])
-        table.writerows(map(_cell, answer.values()) for answer in answers)
-        return file.getvalue()
+def _commas(answers: Sequence[Mapping[str, Any]]) -> str:
+    file = io.StringIO()
+    table = csv.writer(file, lineterminator="\n")
+    table.writerow(answers[0])
+    table.writerows(map(_cell, answer.values()) for answer in answers)
+    return file.getvalue()
 
-    return write
+
+def _tabs(answers: Sequence[Mapping[str, Any]]) -> str:
+    return "".join(f"{line}\n" for line in ("\t".join(answers[0]), *map(_line, answers)))
+
+
+def _line(answer: Mapping[str, Any]) -> str:
+    """An answer in one line, with tabs between its columns; what would take several lines is written as JSON."""
+    cells = map(_cell, answer.values())
+    return "\t".join(_dumps(cell) if set(cell) & set("\t\n\r") else cell for cell in cells)
 
 
 def _cell(value: Any) -> str:
     """A value in one cell: lists as JSON."""
-    return jsonlib.dumps(value, ensure_ascii=False) if isinstance(value, (list, dict)) else str(value)
+    return _dumps(value) if isinstance(value, (list, dict)) else str(value)
+
+
+def _dumps(value: Any) -> str:
+    return jsonlib.dumps(value, ensure_ascii=False)
 
 
 _WRITERS: Mapping[str, Callable[[Sequence[Mapping[str, Any]]], str]] = {
     ".jsonl": _json_lines,
     ".json": _json,
-    ".csv": _table(","),
-    ".tsv": _table("\t"),
+    ".csv": _commas,
+    ".tsv": _tabs,
 }

@@ -71,7 +71,7 @@ def train_command(
     quiet: Quiet = False,
 ) -> None:
     """Train an adapter from a data file."""
-    from ..runs import RunConfig
+    from ..runs import RunConfig, RunError
     from .following import followed
 
     flags: dict[str, Any] = {
@@ -97,6 +97,8 @@ def train_command(
     given = flags | assignments(changes)
     if resume and config is None and output is not None and (output / "run.yaml").is_file():
         config = output / "run.yaml"  # all that was said before need not be said again
+    if resume and config is None and model is None:
+        raise RunError(f"{output or 'The output'} holds no run to go on with (no run.yaml).")
     read = RunConfig.read(config, given)
     try:
         with followed(quiet) as watch:
@@ -108,7 +110,7 @@ def train_command(
         note(f"Interrupted. It goes on with: adapters train --resume --output {read.output}", quiet)
         raise typer.Exit(130) from None
     show_facts(outcome.metrics, json)
-    texts = len(RunConfig.read(read.output / "run.yaml").task.text or [""])
+    texts = len(RunConfig.read(read.output / "run.yaml").task.text or ())
     again = "" if json else f" Try it: adapters predict {read.output}{' --text …' * texts}"
     note(f"Written to {outcome.path}.{again}", quiet)
 

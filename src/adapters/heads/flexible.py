@@ -178,6 +178,11 @@ class ModelWithFlexibleHeadsAdaptersMixin(AddsHeads, TellsOfHeads, RunsHeads):
         if name in self.heads and not overwrite_ok:
             raise ValueError(f"There is a head named {name!r} already. Choose another name, or pass overwrite_ok=True.")
 
+    def _check_there(self, *names: str | None) -> None:
+        for name in names:
+            if name is None or name not in self.heads:
+                raise ValueError(unknown_name(str(name), self.heads, "head"))
+
     def _attach_head(self, name: str, head: PredictionHead, set_active: bool, is_tied: bool = True) -> None:
         base = self._adapter_registry.base
         like = next((p for p in base.parameters() if p.is_floating_point()), None)
@@ -281,9 +286,7 @@ class ModelWithFlexibleHeadsAdaptersMixin(AddsHeads, TellsOfHeads, RunsHeads):
 
     @active_head.setter
     def active_head(self, head: Heads) -> None:
-        for name in head_names(head):
-            if name not in self.heads:
-                raise ValueError(unknown_name(name, self.heads, "head"))
+        self._check_there(*head_names(head))
         self._now_active(head)
 
     def freeze_embeddings(self, freeze: bool = True) -> None:
@@ -296,8 +299,7 @@ class ModelWithFlexibleHeadsAdaptersMixin(AddsHeads, TellsOfHeads, RunsHeads):
         Raises:
             ValueError: there is no such head.
         """
-        if head_name not in self.heads:
-            raise ValueError(unknown_name(head_name, self.heads, "head"))
+        self._check_there(head_name)
         self.heads.remove(head_name)
         self._note_tied()
         if head_name in head_names(self._active_head):
@@ -330,13 +332,8 @@ class ModelWithFlexibleHeadsAdaptersMixin(AddsHeads, TellsOfHeads, RunsHeads):
         """
         names, found = named_weights(head_list, weights, "head")
         found = normalized(found) if normalize_weights else found
-        if head_name in self.heads and not overwrite_ok:
-            raise ValueError(
-                f"There is a head named {head_name!r} already. Choose another name, or pass overwrite_ok=True."
-            )
-        for name in names:
-            if name not in self.heads:
-                raise ValueError(unknown_name(name, self.heads, "head"))
+        self._check_free(head_name, overwrite_ok)
+        self._check_there(*names)
         heads = [self._head(name) for name in names]
         head = averaged_head(self, names, heads, found, head_name)
         self._attach_head(head_name, head, set_active, is_tied=False)
@@ -366,9 +363,9 @@ class ModelWithFlexibleHeadsAdaptersMixin(AddsHeads, TellsOfHeads, RunsHeads):
     def save_head(self, save_directory: str | Path, head_name: str | None = None, use_safetensors: bool = True) -> None:
         """Write a head (by default the active one) to a folder, in the layout of AdapterHub."""
         name = self._one_head(head_name)
-        if name is None or name not in self.heads:
-            raise ValueError(unknown_name(str(name), self.heads, "head"))
-        save_head(self._head(name), name, self._head(name).config, Path(save_directory), self._facts(), use_safetensors)
+        self._check_there(name)
+        head = self._head(cast(str, name))
+        save_head(head, cast(str, name), head.config, Path(save_directory), self._facts(), use_safetensors)
 
     def save_all_heads(self, save_directory: str | Path, use_safetensors: bool = True) -> None:
         """Write every head to a folder of its name within a folder."""
@@ -468,9 +465,7 @@ class ModelWithFlexibleHeadsAdaptersMixin(AddsHeads, TellsOfHeads, RunsHeads):
     def _save_heads(self, heads: HeadSetup, folder: Path, use_safetensors: bool, is_nested: bool) -> HeadSetup:
         named = self._active_head if heads is True else heads or None
         names = head_names(named)
-        for name in names:
-            if name not in self.heads:
-                raise ValueError(unknown_name(name, self.heads, "head"))
+        self._check_there(*names)
         for name in names:
             self.save_head(folder_within(folder, name) if is_nested else folder, name, use_safetensors)
         return named

@@ -62,6 +62,7 @@ class ActivatesAdapters(HoldsAdapters):
 
         Raises:
             UnknownAdapterError: a name is not that of an adapter. The model is then as it was.
+            ValueError: the model has no embeddings of tokens that could be trained.
         """
         setup = parse_composition(adapter_setup)
         if setup is None:
@@ -72,6 +73,7 @@ class ActivatesAdapters(HoldsAdapters):
             peft_library.single_name(setup, list(of_peft), None)
         else:
             registry.check(setup)
+        embeddings = token_embeddings(self, registry) if train_embeddings else None
         self.train()
         self.freeze_model(True)
         for name in setup.flatten():
@@ -79,8 +81,8 @@ class ActivatesAdapters(HoldsAdapters):
                 peft_library.train(self, registry, name)
             else:
                 registry.set_trainable(name, True)
-        if train_embeddings:
-            token_embeddings(self, registry).requires_grad_(True)
+        if embeddings is not None:
+            embeddings.requires_grad_(True)
         self.set_active_adapters(setup)
 
     def train_adapter_fusion(self, adapter_setup: SetupLike, unfreeze_adapters: bool = False) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from .. import averaging, fusions, peft_library, sharing
@@ -61,10 +61,7 @@ class AddsAdapters(ActivatesAdapters):
         if peft_library.is_config(config):
             self._add_of_peft(adapter_name, config, overwrite_ok, set_active, layers)
             return
-        if adapter_name in registry.adapters and not overwrite_ok:
-            raise ValueError(
-                f"There is an adapter named {adapter_name!r} already. Choose another name, or pass overwrite_ok=True."
-            )
+        _check_free(adapter_name, registry.adapters, overwrite_ok)
         adapter = registry.build(adapter_name, loaded(config if config is not None else "seq_bn"), layers)
         self._attach(adapter, set_active)
 
@@ -73,10 +70,7 @@ class AddsAdapters(ActivatesAdapters):
         registry = self._adapter_registry
         if layers is not None:
             raise ValueError("layers= is for adapters of this library; the configuration of peft says them itself.")
-        if name in registry.peft.trained and not overwrite_ok:
-            raise ValueError(
-                f"There is an adapter named {name!r} already. Choose another name, or pass overwrite_ok=True."
-            )
+        _check_free(name, registry.peft.trained, overwrite_ok)
         with self._added_by_peft(name, set_active):
             peft_library.add(self, registry, name, config)
 
@@ -259,10 +253,7 @@ class AddsAdapters(ActivatesAdapters):
         registry = self._adapter_registry
         fusion = fusions.build(registry, adapter_names, config, name)
         check_name(fusion.name)
-        if fusion.name in registry.fusions and not overwrite_ok:
-            raise ValueError(
-                f"There is a fusion named {fusion.name!r} already. Choose another name, or pass overwrite_ok=True."
-            )
+        _check_free(fusion.name, registry.fusions, overwrite_ok, "a fusion")
         registry.attach_fusion(fusion)
         if set_active:
             block = adapter_names if isinstance(adapter_names, Fuse) and name is None else fusions.fuse_block(fusion)
@@ -298,3 +289,8 @@ class AddsAdapters(ActivatesAdapters):
         """
         registry = self._adapter_registry
         registry.delete_fusion(fusions.fusion_of(registry, adapter_names).name)
+
+
+def _check_free(name: str, known: Container[str], overwrite_ok: bool, what: str = "an adapter") -> None:
+    if name in known and not overwrite_ok:
+        raise ValueError(f"There is {what} named {name!r} already. Choose another name, or pass overwrite_ok=True.")

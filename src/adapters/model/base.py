@@ -14,7 +14,8 @@ from .. import __version__ as VERSION
 from ..anatomy import AdapterModelInterface
 from ..checkpoints.errors import read_from
 from ..embeddings import LoadedEmbeddings
-from ..registry import AdapterRegistry
+from ..methods.fusion import Fusion
+from ..registry import Adapter, AdapterRegistry
 
 _LONGEST_FILE_NAME = 255  # bytes
 
@@ -79,11 +80,18 @@ def folder_within(folder: Path, name: str) -> Path:
 
 @contextlib.contextmanager
 def all_or_none(registry: AdapterRegistry) -> Iterator[None]:
-    """Take back what a `with` block has attached, if it fails."""
+    """Take back what a `with` block has attached, if it fails. What it replaces stays active, and frozen if it was."""
     adapters, fusions = dict(registry.adapters), dict(registry.fusions)
     active, skip_layers = registry.active, registry.skip_layers
     try:
         yield
+        owners: list[Adapter | Fusion] = [*adapters.values(), *fusions.values()]
+        for former in owners:
+            current = (registry.adapters if isinstance(former, Adapter) else registry.fusions).get(former.name)
+            if current is not None and not any(p.requires_grad for p in former.parameters()):
+                _freeze(current)
+        if registry.active is None and active is not None:  # a part of it was replaced
+            registry.activate(active, skip_layers)
     except BaseException:
         for name in [name for name, fusion in registry.fusions.items() if fusions.get(name) is not fusion]:
             registry.delete_fusion(name)
@@ -91,12 +99,17 @@ def all_or_none(registry: AdapterRegistry) -> Iterator[None]:
             registry.delete(name)
         for adapter in adapters.values():
             if adapter.name not in registry.adapters:
-                registry.attach(adapter)
+                registry.put_back(adapter)
         for fusion in fusions.values():
             if fusion.name not in registry.fusions:
-                registry.attach_fusion(fusion)
+                registry.put_back(fusion)
         registry.activate(active, skip_layers)
         raise
+
+
+def _freeze(owner: Adapter | Fusion) -> None:
+    for parameter in owner.parameters():
+        parameter.requires_grad_(False)
 
 
 def folder_of(path: str | Path) -> Path:

@@ -100,7 +100,8 @@ def init(
         interface: Where the parts of the model are; by default they are found.
 
     Raises:
-        ValueError: the interface names what is not there, or comes too late for a model that has its adapters already.
+        ValueError: the interface names what is not there, or comes too late for a model that has its adapters already;
+            or an adapter cannot be added. The model is then as it was.
     """
     if isinstance(model, ModelAdaptersMixin):
         if adapters_config is not None or interface is not None:
@@ -117,7 +118,11 @@ def init(
                 function, cast(Any, model)._adapter_registry.table
             )
     if adapters_config is not None:
-        _add_all(cast(Any, model), adapters_config)
+        try:
+            _add_all(cast(Any, model), adapters_config)
+        except BaseException:
+            detach(model)
+            raise
 
 
 def setup_registry(model: nn.Module, interface: AdapterModelInterface | None = None) -> None:
@@ -184,9 +189,10 @@ def load_model(
             (_WithSavedAdapters, adapted_class(model_class)),
             {"__module__": model_class.__module__, "__qualname__": model_class.__qualname__},
         )
-        model = cast(Any, loading).from_pretrained(model_name_or_path, *model_args, **kwargs)
+        found = cast(Any, loading).from_pretrained(model_name_or_path, *model_args, **kwargs)
+    model = found[0] if isinstance(found, tuple) else found  # with output_loading_info=True
     model.__class__ = adapted_class(model_class)
-    return cast(nn.Module, model)
+    return cast(nn.Module, found)
 
 
 _INTERFACE: list[AdapterModelInterface | None] = []

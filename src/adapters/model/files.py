@@ -59,7 +59,11 @@ class SavesAdapters(HasHead):
         refuse_loaders(custom_weights_loaders)
         folder = folder_of(save_directory)
         if adapter_name in self._adapter_registry.peft.trained:
-            self._save_of_peft(adapter_name, folder, with_head, meta_dict, use_safetensors)
+            if meta_dict or not use_safetensors or for_release is not None:
+                raise ValueError(
+                    "An adapter of peft is written as peft does it: without meta_dict and for_release, as safetensors."
+                )
+            self._save_of_peft(adapter_name, folder, with_head)
             return
         adapter = self._adapter_registry[adapter_name]
         facts = {**self._facts(), **(meta_dict or {})}
@@ -68,17 +72,13 @@ class SavesAdapters(HasHead):
             if with_head:
                 self._save_head_of(adapter_name, folder, use_safetensors)
 
-    def _save_of_peft(
-        self, name: str, folder: Path, with_head: bool, meta_dict: Mapping[str, Any] | None, use_safetensors: bool
-    ) -> None:
+    def _save_of_peft(self, name: str, folder: Path, with_head: bool) -> None:
         """Write an adapter of `peft`."""
-        if meta_dict or not use_safetensors:
-            raise ValueError("An adapter of peft is written as peft does it: without meta_dict, as safetensors.")
         peft_library.save(self, folder, name)
         inside = set(self._adapter_registry.base.modules())
         # What peft has replaced of the head, it saves with the adapter.
         if with_head and all(parent in inside for parent, _, _ in self._adapter_registry.peft.replaced):
-            self._save_head_of(name, folder, use_safetensors)
+            self._save_head_of(name, folder, use_safetensors=True)
 
     def save_all_adapters(
         self,
@@ -93,10 +93,10 @@ class SavesAdapters(HasHead):
         """Write every adapter to a folder of its name within a folder. The arguments are those of `save_adapter`."""
         folder = folder_of(save_directory)
         with together(folder):
-            for name in self._adapter_registry.peft.trained:
-                self.save_adapter(folder_within(folder, name), name, with_head, meta_dict, custom_weights_loaders)
-            for name, adapter in self._adapter_registry.adapters.items():
-                facts = {"config_id": get_adapter_config_hash(adapter.config), **(meta_dict or {})}
+            for name in (*self._adapter_registry.peft.trained, *self._adapter_registry.adapters):
+                adapter = self._adapter_registry.adapters.get(name)
+                own = {} if adapter is None else {"config_id": get_adapter_config_hash(adapter.config)}
+                facts = {**own, **(meta_dict or {})}
                 inner = folder_within(folder, name)
                 self.save_adapter(
                     inner, name, with_head, facts, custom_weights_loaders, use_safetensors, for_release=for_release
@@ -128,6 +128,8 @@ class SavesAdapters(HasHead):
         report: LoadReport | None = None,
     ) -> str:
         """Add an adapter from a folder or a hub, with its head if there is one. One of the same name is replaced.
+
+        What is active stays active, and a replaced adapter that was frozen stays so.
 
         >>> name = model.load_adapter("my_adapters/sentiment", set_active=True)
         >>> name = model.load_adapter("AdapterHub/bert-base-uncased-pf-sst2")
@@ -230,5 +232,6 @@ class SavesAdapters(HasHead):
         """Add an adapter from a folder of `peft`."""
         if config is not None or leave_out:
             raise ValueError(f"{folder} holds an adapter of peft; it is loaded as it is, without config or leave_out.")
-        with self._added_by_peft(name, set_active=False):
+        was_active = name in self._adapter_registry.peft.trained and name in peft_library.active(self)
+        with self._added_by_peft(name, set_active=was_active):
             peft_library.load(self, self._adapter_registry, folder, name)

@@ -45,6 +45,11 @@ class SavesWhole(SavesCheckpoints):
             save_directory: The folder.
             **kwargs: What transformers' `save_pretrained` takes.
         """
+        is_whole = kwargs.get("state_dict") is not None or not self._has_frozen_base()
+        if not is_whole and is_checkpoint_of_trainer(Path(save_directory), sys._getframe(1)):
+            if kwargs.get("is_main_process", True):
+                self._write_checkpoint_of_trainer(Path(save_directory))
+            return
         if self._adapter_registry.peft.trained:
             active = peft_library.active(self)
             if len(active) != 1:
@@ -54,11 +59,6 @@ class SavesWhole(SavesCheckpoints):
                 )
             if kwargs.get("is_main_process", True):
                 peft_library.save(self, Path(save_directory), active[0])
-            return
-        is_whole = kwargs.get("state_dict") is not None or not self._has_frozen_base()
-        if not is_whole and is_checkpoint_of_trainer(Path(save_directory), sys._getframe(1)):
-            if kwargs.get("is_main_process", True):
-                self._write_checkpoint_of_trainer(Path(save_directory))
             return
         config = cast(Any, self).config
         entries = self._config_entries()

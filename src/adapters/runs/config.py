@@ -56,17 +56,19 @@ class TaskSection(Section):
     text: list[str] | None = Field(None, description="The columns that are read: texts, tokens, or a context.")
     label: str | None = Field(None, description="The column that is learned.")
     labels: list[str] | None = Field(None, description="All labels in order; by default those of the training file.")
-    max_length: int = Field(128, ge=4, description="Tokens at which texts are cut off.")
+    max_length: int | None = Field(
+        None, ge=4, description="Tokens at which texts are cut off; by default 128, and 384 where texts are passages."
+    )
     max_new_tokens: int = Field(64, ge=1, description="Tokens of texts that are written, and of those to be learned.")
     train_rows: int | None = Field(None, ge=1, description="Use the first rows of the training file only.")
     validation_rows: int | None = Field(None, ge=1, description="Use the first rows of the development file only.")
 
-    @field_validator("text", mode="before")
+    @field_validator("text", mode="before", json_schema_input_type=str | list[str] | None)
     @classmethod
     def _one_column(cls, value: Any) -> Any:
         return [value] if isinstance(value, str) else value
 
-    @field_validator("labels", mode="before")
+    @field_validator("labels", mode="before", json_schema_input_type=list[str | int] | None)
     @classmethod
     def _texts(cls, value: Any) -> Any:
         if not isinstance(value, list):
@@ -108,9 +110,15 @@ class AdapterSection(Section):
     def _goes_together(self) -> AdapterSection:
         if self.fuse and self.under:
             raise ValueError("fuse and under exclude each other")
+        if self.fuse and self.config is not None:
+            if "config" in self.model_fields_set:
+                raise ValueError("fuse trains no adapter of its own, so it excludes config")
+            self.__dict__["config"] = None
+        if self.train_model and (self.fuse or self.under):
+            raise ValueError("train_model trains all there is; what fuse and under name stays as it is")
         if self.under and self.config is None:
             raise ValueError("under needs an adapter above it, and config is null")
-        if self.drop_layers is not None and (self.config is None or self.fuse):
+        if self.drop_layers is not None and self.config is None:
             raise ValueError("drop_layers needs an adapter that is trained")
         return self
 
@@ -123,7 +131,11 @@ class TrainingSection(Section):
     batch_size: int = Field(32, ge=1, description="Rows in a step.")
     gradient_accumulation: int = Field(1, ge=1, description="Batches of which one step is made.")
     eval_batch_size: int = Field(64, ge=1, description="Rows in a batch of an evaluation.")
-    learning_rate: float = Field(3e-4, gt=0, description="The highest learning rate.")
+    learning_rate: float | None = Field(
+        None,
+        gt=0,
+        description="The highest learning rate; by default 5e-4, 1e-3 for a head alone, 5e-5 for models and fusions.",
+    )
     weight_decay: float = Field(0.01, ge=0, description="AdamW's weight decay.")
     warmup_ratio: float = Field(0.06, ge=0, le=1, description="Share of the steps in which the learning rate rises.")
     scheduler: Literal["linear", "cosine", "constant"] = Field("linear", description="How it falls afterwards.")
@@ -164,6 +176,13 @@ class RunConfig(Section):
     training: TrainingSection = Field(default_factory=TrainingSection)  # type: ignore[arg-type]
     seed: int = Field(42, ge=0, lt=2**32, description="Seed of everything random.")
     output: Path = Field(description="The folder that everything is written to.")
+
+    @model_validator(mode="after")
+    def _usual_rate(self) -> RunConfig:
+        if self.training.learning_rate is None:
+            is_careful = self.adapter.train_model or bool(self.adapter.fuse)
+            self.training.learning_rate = 5e-5 if is_careful else 1e-3 if self.adapter.config is None else 5e-4
+        return self
 
     @classmethod
     def read(cls, path: str | Path | None = None, changes: Mapping[str, Any] | None = None) -> RunConfig:

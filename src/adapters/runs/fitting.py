@@ -80,18 +80,24 @@ def train(
     check_has_labels(data)
     set_seed(config.seed)
     name = models.adapter_name(config)
-    model = models.load_model(config.model)
+    model = models.load_model(config.model, models.dtype_of(config))
     models.prepare(model, config, kind, name)
     with folder.claimed(config, resume, overwrite):
         if folder.is_finished:  # by another process, in the meantime
             return _finished(folder)
         trainer = _trainer(model, config, kind, given, folder, name, watch)
         started = time.perf_counter()
-        _fit(trainer, config.training, folder.last_checkpoint())
+        try:
+            _fit(trainer, config.training, folder.last_checkpoint())
+        except torch.OutOfMemoryError:
+            raise RunError(
+                f"There is not enough memory for batches of {config.training.batch_size} rows. Give a smaller "
+                "training.batch_size with more training.gradient_accumulation, or training.gradient_checkpointing."
+            ) from None
         seconds = time.perf_counter() - started
         history = list(trainer.state.log_history)  # what comes is measured once more, on the state that is kept
         final = _final(trainer, kind)
-        path = models.save(model, config, name, folder.path)
+        path = models.save(model, config, kind, name, folder.path)
         trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
         metrics = {
             **final,
@@ -185,6 +191,7 @@ def _arguments(config: RunConfig, kind: Kind, folder: RunFolder, rows: int) -> T
     if kind.generates:
         longest = config.task.max_new_tokens + 1  # one more, with which decoders begin
         made = partial(Seq2SeqTrainingArguments, predict_with_generate=True, generation_max_length=longest)
+        made = partial(made, generation_num_beams=1)
     arguments: TrainingArguments = made(
         output_dir=str(folder.checkpoints),
         num_train_epochs=section.epochs,

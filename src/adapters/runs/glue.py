@@ -92,7 +92,7 @@ class GlueResult:
 
 def run_glue(
     settings: Mapping[str, Any],
-    data_dir: Path,
+    data_dir: Path | None,
     output: Path,
     tasks: Sequence[str] | None = None,
     watch: Callable[[str], Watch] = lambda task: lambda point: None,
@@ -101,7 +101,7 @@ def run_glue(
 
     Args:
         settings: Values of a `RunConfig` by the dotted names of its fields, the same for all tasks.
-        data_dir: A folder with a folder for each task.
+        data_dir: A folder with a folder for each task; with None they are fetched from the Hugging Face Hub.
         output: The folder to write to: a folder for each task, and `submission`.
         tasks: The tasks; by default all that have data.
         watch: Gives what is called with what is measured, for each task.
@@ -109,20 +109,20 @@ def run_glue(
     Raises:
         RunError: there is no such task, or no data at all.
     """
-    if not data_dir.is_dir():
+    if data_dir is not None and not data_dir.is_dir():
         raise RunError(f"There is no folder {data_dir}.")
     wanted = list(tasks or dict.fromkeys(column.task for column in (*COLUMNS, *BESIDE)))
     for task in wanted:
         if task not in GLUE:
             raise RunError(f"There is no task {task!r} in GLUE; there are {', '.join(GLUE)}.")
-    folders = {task: _folder(data_dir, task) for task in wanted}
-    missing = [task for task, folder in folders.items() if folder is None]
+    folders = {task: None if data_dir is None else _folder(data_dir, task) for task in wanted}
+    missing = [task for task, folder in folders.items() if folder is None and data_dir is not None]
     if len(missing) == len(wanted):
         raise RunError(f"{data_dir} holds no data of {', '.join(wanted)}: there should be a folder for each.")
     found: dict[str, float | None] = {}
     files: list[Path] = []
     for task, folder in folders.items():
-        if folder is not None:
+        if task not in missing:
             scores, own = _done(settings, task, folder, output, watch(task))
             found |= scores
             files += own
@@ -142,10 +142,12 @@ def _folder(data_dir: Path, task: str) -> Path | None:
 
 
 def _done(
-    settings: Mapping[str, Any], task: str, data: Path, output: Path, watch: Watch
+    settings: Mapping[str, Any], task: str, data: Path | None, output: Path, watch: Watch
 ) -> tuple[dict[str, float | None], list[Path]]:
     """The scores of a task, and its files: those of a former call, if that came to the end of it."""
-    own = {"task.name": task, "task.data_dir": str(data), "output": str(output / task)}
+    own = {"task.name": task, "task.data_dir": None if data is None else str(data), "output": str(output / task)}
+    for name in own.keys() & settings.keys():
+        raise RunError(f"{name} is {settings[name]!r}; each task of GLUE has its own.")
     config = RunConfig.read(None, {**settings, **own})
     train(config, watch, resume=RunFolder(output / task).path.exists())
     path = output / task / _SCORES
@@ -159,9 +161,10 @@ def _done(
     files = []
     for column in (column for column in (*COLUMNS, *BESIDE) if column.task == task):
         scores[column.title] = _measured(trained, column)
-        if split_file(data, column.test) is not None:
+        if _has(data, column.test):
             files.append(_submitted(trained, column.file, rows_of(trained.kind.task, column.test), output))
-    diagnostic = next((data.parent / name for name in _DIAGNOSTIC if (data.parent / name).is_file()), None)
+    around = () if data is None else (data.parent / name for name in _DIAGNOSTIC)
+    diagnostic = next((path for path in around if path.is_file()), None)
     if task == "mnli" and diagnostic is not None:
         files.append(_submitted(trained, "AX", trained.rows(diagnostic, "test"), output))
     text = json.dumps({"scores": scores, "files": [str(file.relative_to(output)) for file in files]}, indent=2)
@@ -169,8 +172,13 @@ def _done(
     return scores, files
 
 
+def _has(data: Path | None, split: str) -> bool:
+    """Whether there is a split: the Hugging Face Hub has them all."""
+    return data is None or split_file(data, split) is not None
+
+
 def _measured(trained: Trained, column: Column) -> float | None:
-    if split_file(Path(str(trained.kind.task.data_dir)), column.split) is None:
+    if not _has(trained.kind.task.data_dir, column.split):
         return None
     rows = rows_of(trained.kind.task, column.split).first(trained.kind.task.validation_rows)
     return trained.evaluate(rows)[column.metric]

@@ -7,12 +7,18 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 
 from .kinds import Kind, Prepared
 
 
 def outputs_of(
-    model: Any, kind: Kind, given: Prepared, batch_size: int, watch: Callable[[int], None] = lambda rows: None
+    model: Any,
+    kind: Kind,
+    given: Prepared,
+    batch_size: int,
+    watch: Callable[[int], None] = lambda rows: None,
+    is_half: bool = False,
 ) -> tuple[Any, float | None]:
     """What a model gives for all features, and the mean loss if there are labels.
 
@@ -22,6 +28,7 @@ def outputs_of(
         given: The features.
         batch_size: Rows in a batch.
         watch: Called with the number of rows that are done.
+        is_half: Whether products are computed in bfloat16.
 
     Returns:
         One array for each output (a tuple of them if there are several), filled up with -100 where rows differ in
@@ -32,7 +39,8 @@ def outputs_of(
     losses: list[float] = []
     for batch in _batches(order, batch_size):
         inputs = kind.collated([given.features[number] for number in batch])
-        found = kind.outputs(model, {key: value.to(model.device) for key, value in inputs.items()})
+        with torch.autocast(model.device.type, torch.bfloat16, enabled=is_half):
+            found = kind.outputs(model, {key: value.to(model.device) for key, value in inputs.items()})
         if found.loss is not None:
             losses += [found.loss] * len(batch)
         parts.append(tuple(value.float().cpu().numpy() for value in found.values))

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
-from transformers import AutoImageProcessor, AutoTokenizer
+from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer
 
 from ..auto import AutoAdapterModel
 from ..composition import AdapterCompositionBlock, Fuse, Stack
@@ -17,6 +18,8 @@ from .kinds import Kind
 from .kinds.images import ImageClassification
 from .kinds.words import WordKind
 from .splits import kind_of
+
+_ENDLESS = 1 << 24  # tokens
 
 
 def with_places(config: RunConfig) -> RunConfig:
@@ -81,21 +84,42 @@ def load_processor(model: str, kind: type[Kind]) -> Any:
         found: Any = (AutoImageProcessor if is_image else AutoTokenizer).from_pretrained(model, **options)
     except (OSError, ValueError) as error:
         raise RunError(f"{model} has no {'image processor' if is_image else 'tokenizer'}: {_first(error)}") from None
-    if not is_image and len(found) <= len(found.all_special_tokens):  # made of nothing, for a folder without its files
+    if is_image:
+        return found
+    if len(found) <= len(found.all_special_tokens):  # made of nothing, for a folder without its files
         raise RunError(f"{model} has no tokenizer: there is no word in its vocabulary.")
+    if found.pad_token is None:  # of models that write texts; what is filled up is masked
+        found.pad_token = found.eos_token or found.unk_token
+    if found.model_max_length > _ENDLESS:  # it does not say it
+        positions = getattr(AutoConfig.from_pretrained(model), "max_position_embeddings", None) or _ENDLESS
+        found.model_max_length = positions - positions % 8  # RoBERTa and its like have two that are for no token
     return found
 
 
-def load_model(model: str) -> Any:
+def load_model(model: str, dtype: torch.dtype | None = None) -> Any:
     """A model with flexible heads.
+
+    Args:
+        model: Its folder or name.
+        dtype: The type of its numbers; by default that of the file.
 
     Raises:
         RunError: it cannot be loaded.
     """
     try:
-        return AutoAdapterModel.from_pretrained(model)
+        return AutoAdapterModel.from_pretrained(model, dtype=dtype or "auto")
     except (OSError, ValueError, SafetensorError) as error:
         raise RunError(f"The model {model} cannot be loaded: {_first(error)}") from None
+
+
+def dtype_of(config: RunConfig) -> torch.dtype:
+    """The type of the numbers of the model of a run.
+
+    Half types lose the small steps of a training, so that these are float32, unless bfloat16 is asked for and there.
+    """
+    is_half = config.training.precision == "bf16" and not config.adapter.train_model
+    is_half = is_half and AutoConfig.from_pretrained(config.model).dtype == torch.bfloat16
+    return torch.bfloat16 if is_half else torch.float32
 
 
 def prepare(model: Any, config: RunConfig, kind: Kind, name: str) -> None:
@@ -136,15 +160,11 @@ def prepare(model: Any, config: RunConfig, kind: Kind, name: str) -> None:
 
 def _added(model: Any, section: AdapterSection, name: str) -> AdapterCompositionBlock | None:
     if section.fuse:
-        if section.under:
-            raise RunError("adapter.fuse and adapter.under exclude each other.")
         setup = Fuse(*(model.load_adapter(path, with_head=False) for path in section.fuse))
         model.add_adapter_fusion(setup)
         return setup
     below = [model.load_adapter(path, with_head=False) for path in section.under]
     if section.config is None:
-        if below:
-            raise RunError("adapter.under needs an adapter above it: adapter.config is null.")
         return None
     if name in below:
         raise RunError(f"adapter.name is {name!r}, which is the name of an adapter below it; choose another.")
@@ -152,11 +172,12 @@ def _added(model: Any, section: AdapterSection, name: str) -> AdapterComposition
     return Stack(*below, name)
 
 
-def save(model: Any, config: RunConfig, name: str, folder: Path) -> Path:
+def save(model: Any, config: RunConfig, kind: Kind, name: str, folder: Path) -> Path:
     """Write what was trained to the output of a run, and give its folder."""
     section = config.adapter
     if section.train_model:
         model.save_pretrained(folder / MODEL)
+        kind.processor.save_pretrained(folder / MODEL)
         return folder / MODEL
     target = folder / ADAPTER
     if section.fuse or section.under:
@@ -175,11 +196,10 @@ def load(config: RunConfig, name: str, folder: Path) -> Any:
         RunError: the folder has no finished run.
     """
     section = config.adapter
+    model = load_model(config.model, dtype_of(config))
     if section.train_model:
-        model = load_model(str(folder / MODEL))
         model.set_active_adapters(None if section.config is None else name)
     else:
-        model = load_model(config.model)
         target = folder / ADAPTER
         try:
             if section.fuse or section.under:
@@ -192,6 +212,13 @@ def load(config: RunConfig, name: str, folder: Path) -> Any:
             raise RunError(f"{folder} holds no finished run: {error}") from None
     # Where the model's own head did the task, none was saved.
     model.active_head = name if name in model.heads else kind_of(config.task).own_head(model)
+    return in_use(model)
+
+
+def in_use(model: Any) -> Any:
+    """A model in evaluation mode, on the accelerator if there is one."""
+    if torch.accelerator.is_available() and model.device.type == "cpu":
+        model.to(torch.accelerator.current_accelerator())
     return model.eval()
 
 

@@ -1,4 +1,4 @@
-"""Files of GLUE and SuperGLUE as they are handed out: nameless columns, broken lines, questions within passages."""
+"""Files of GLUE, SuperGLUE and SQuAD as they are handed out: nameless columns, broken lines, questions in passages."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def read_named(path: Path, name: str | None) -> Rows:
 
 def viewed(rows: Rows, name: str | None) -> Rows:
     """Rows of a task in the columns that it is learned from: several for one, where it has several questions."""
-    view = _VIEWS.get(name or "")
+    view = _squad if "paragraphs" in rows.rows[0] else _VIEWS.get(name or "")
     if view is None:
         return rows
     found = []
@@ -55,8 +55,8 @@ def viewed(rows: Rows, name: str | None) -> Rows:
             found += [(line, own) for own in view(row)]
         except (KeyError, TypeError, IndexError, AttributeError) as error:
             raise RunError(
-                f"{rows.where(number)} is no row of {name}: {type(error).__name__} {error}. There should be the "
-                "columns of SuperGLUE."
+                f"{rows.where(number)} is no row of {name or 'SQuAD'}: {type(error).__name__} {error}. There should "
+                "be the columns of the original."
             ) from None
     return Rows(rows.path, [row for _, row in found], [line for line, _ in found])
 
@@ -67,6 +67,13 @@ def _with(path: Path, fields: list[tuple[int, list[str]]], names: tuple[str, ...
             raise RunError(f"{path}, line {line} has {len(values)} columns instead of {len(names)}.")
     rows = [dict(zip(names, values, strict=True)) for _, values in fields]
     return Rows(path, rows, [line for line, _ in fields])
+
+
+def _squad(row: Row) -> Iterator[Row]:
+    """Each question to each paragraph is a row; SQuAD 2 has questions without an answer."""
+    for paragraph in row["paragraphs"]:
+        for question in paragraph["qas"]:
+            yield {"title": row.get("title"), "context": paragraph["context"], **question}
 
 
 def _wic(row: Row) -> Iterator[Row]:

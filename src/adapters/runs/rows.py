@@ -167,6 +167,11 @@ def split_file(folder: Path, split: str) -> Path | None:
     return None
 
 
+def split_folder(folder: Path, split: str) -> Path | None:
+    """The folder of a split in a folder, as of images, or None."""
+    return next((folder / stem for stem in _STEMS.get(split, ()) if (folder / stem).is_dir()), None)
+
+
 _STEMS = {
     "train": ("train",),
     "validation": ("validation", "dev", "valid", "val", "eval", "validation_matched", "dev_matched"),
@@ -203,8 +208,10 @@ def _json(file: TextIO, path: Path) -> Iterator[tuple[int, Row]]:
         raise RunError(f"{path} is no JSON: {error}.") from None
     except RunError as error:
         raise RunError(f"{path}: {error}") from None
+    if isinstance(rows, dict):  # SQuAD has its version beside them
+        rows = rows.get("data")
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        raise RunError(f"{path} should hold a list of objects with columns.")
+        raise RunError(f"{path} should hold a list of objects with columns, or one such list named data.")
     yield from enumerate(rows, start=1)
 
 

@@ -12,7 +12,7 @@ from .kinds import KINDS, NAMED, Kind
 from .kinds.classification import Classification, Regression
 from .kinds.images import images_in
 from .originals import read_named, viewed
-from .rows import Rows, split_file
+from .rows import Rows, split_file, split_folder
 from .tasks import TASKS, completed
 
 
@@ -39,10 +39,19 @@ def load(task: TaskSection) -> Data:
     """
     train, validation = rows_of(task, "train"), rows_of(task, "validation")
     task = completed(task, train.rows[0])
-    labels = kind_of(task).found_labels(task, train)
+    kind = kind_of(task)
     paths = ("data_dir", "train", "validation", "test")
-    found = {name: path.resolve() for name in paths if (path := getattr(task, name)) is not None}
-    task = task.model_copy(update={"labels": labels or None, **found})
+    found: dict[str, Any] = {name: path.resolve() for name in paths if (path := getattr(task, name)) is not None}
+    labels = kind.found_labels(task, train)
+    if task.labels and not labels:
+        raise RunError(f"task.labels names {', '.join(task.labels)}; there are no labels in {task.kind}.")
+    found |= {
+        "text": task.text or list(kind.columns),
+        "label": task.label or kind.label_column or None,
+        "labels": labels or None,
+        "max_length": task.max_length or kind.longest,
+    }
+    task = task.model_copy(update=found)
     return Data(task, train.first(task.train_rows), validation.first(task.validation_rows))
 
 
@@ -55,7 +64,7 @@ def check_has_labels(data: Data) -> None:
     kind = kind_of(data.task)
     if not issubclass(kind, Classification) or issubclass(kind, Regression):
         return
-    name = data.task.label or kind.label_column
+    name = str(data.task.label)
     found = {str(value) for value in data.train.labels(name)}
     if len(found) < 2:
         raise RunError(
@@ -85,10 +94,8 @@ def rows_of(task: TaskSection, split: str) -> Rows:
 def _rows(task: TaskSection, split: str) -> Rows | None:
     path: Path | None = {"train": task.train, "validation": task.validation, "test": task.test}.get(split)
     if path is None and task.data_dir is not None:
-        if task.kind == "image_classification" and (task.data_dir / split).is_dir():
-            path = task.data_dir / split
-        else:
-            path = split_file(task.data_dir, split)
+        is_image = task.kind == "image_classification"
+        path = (split_folder(task.data_dir, split) if is_image else None) or split_file(task.data_dir, split)
     if path is None:
         return _from_hub(task, split)
     return rows_in(path, task)

@@ -21,6 +21,7 @@ class NamedTask:
         metrics: What GLUE measures; the score is their mean.
         dataset: Path and configuration on the Hugging Face Hub.
         submits_names: Whether a submission has the names of labels, and not their numbers.
+        max_length: Tokens at which texts are cut off by default; more than usual where they are passages.
     """
 
     kind: KindName
@@ -29,6 +30,7 @@ class NamedTask:
     metrics: tuple[str, ...]
     dataset: tuple[str, str]
     submits_names: bool = False
+    max_length: int | None = None
 
 
 _PAIR = ("sentence1", "sentence2")
@@ -47,8 +49,11 @@ def _glue(
     return NamedTask(kind, text, labels, metrics, ("nyu-mll/glue", config), submits_names)
 
 
-def _superglue(config: str, text: tuple[str, ...], metrics: tuple[str, ...] = ("accuracy",)) -> NamedTask:
-    return NamedTask("classification", text, ("False", "True"), metrics, ("aps/super_glue", config))
+def _superglue(
+    config: str, text: tuple[str, ...], metrics: tuple[str, ...] = ("accuracy",), max_length: int | None = None
+) -> NamedTask:
+    dataset = ("aps/super_glue", config)
+    return NamedTask("classification", text, ("False", "True"), metrics, dataset, max_length=max_length)
 
 
 GLUE: dict[str, NamedTask] = {
@@ -64,7 +69,7 @@ GLUE: dict[str, NamedTask] = {
 }
 
 SUPERGLUE: dict[str, NamedTask] = {
-    "boolq": _superglue("boolq", ("question", "passage")),
+    "boolq": _superglue("boolq", ("question", "passage"), max_length=384),
     "cb": NamedTask(
         "classification",
         ("premise", "hypothesis"),
@@ -78,8 +83,8 @@ SUPERGLUE: dict[str, NamedTask] = {
     # `originals.py` makes the columns of these.
     "wic": _superglue("wic", ("first", "sentence2")),
     "wsc": _superglue("wsc", ("marked", "noun")),
-    "multirc": _superglue("multirc", ("paragraph", "question_answer"), ("f1", "exact_match")),
-    "record": _superglue("record", ("passage", "statement"), ("f1", "exact_match")),
+    "multirc": _superglue("multirc", ("paragraph", "question_answer"), ("f1", "exact_match"), 384),
+    "record": _superglue("record", ("passage", "statement"), ("f1", "exact_match"), 384),
 }
 
 TASKS = {**GLUE, **SUPERGLUE}
@@ -115,6 +120,7 @@ def completed(task: TaskSection, columns: Collection[str]) -> TaskSection:
             "text": task.text or list(text),
             "label": task.label or label,
             "labels": task.labels or (list(known.labels) if known.labels else None),
+            "max_length": task.max_length or known.max_length,
         }
     )
 

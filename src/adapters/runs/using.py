@@ -10,7 +10,7 @@ from typing import Any, cast, get_args
 from . import models
 from .config import KindName, TaskSection
 from .errors import RunError
-from .folder import RunFolder
+from .folder import MODEL, RunFolder
 from .kinds import KINDS, Kind
 from .kinds.words import WordKind
 from .measuring import measured_loss, outputs_of
@@ -30,10 +30,12 @@ class Trained:
     Args:
         model: The model with what was trained, in evaluation mode.
         kind: The kind of its task.
+        is_half: Whether products are computed in bfloat16, as they were in its training.
     """
 
     model: Any
     kind: Kind
+    is_half: bool = False
 
     @classmethod
     def load(cls, path: str | Path, model: str | None = None) -> Trained:
@@ -52,12 +54,19 @@ class Trained:
             raise RunError(f"{path} holds a run that is not finished: adapters train --resume --output {path}")
         if model is not None and config.adapter.train_model:
             raise RunError(f"{path} holds a whole model that was trained: no other can be used with it.")
-        config = config.model_copy(update={"model": models.place_of(model or config.model)})
-        return cls(models.load(config, models.adapter_name(config), folder.path), models.load_kind(config))
+        place = str(folder.path / MODEL) if config.adapter.train_model else models.place_of(model or config.model)
+        config = config.model_copy(update={"model": place})
+        loaded, kind = models.load(config, models.adapter_name(config), folder.path), models.load_kind(config)
+        return cls(loaded, kind, config.training.precision == "bf16")
 
     @classmethod
     def of_adapter(
-        cls, adapter: str, model: str, columns: Sequence[str] | None = None, hub: str | None = None
+        cls,
+        adapter: str,
+        model: str,
+        columns: Sequence[str] | None = None,
+        hub: str | None = None,
+        max_length: int | None = None,
     ) -> Trained:
         """Load an adapter with its head, of which there is no run: pulled from a hub, or trained elsewhere.
 
@@ -66,19 +75,26 @@ class Trained:
             model: The model that it is for.
             columns: The columns that are read; by default those of the kind of its task.
             hub: The hub.
+            max_length: Tokens at which texts are cut off; by default as usual for the kind of its task.
 
         Raises:
-            RunError: it has no head whose answers can be read.
+            RunError: neither it nor the model has a head whose answers can be read.
         """
-        loaded = models.load_model(models.place_of(model))
+        place = models.place_of(model)
+        loaded = models.load_model(place)
         name = loaded.load_adapter(adapter, hub=hub, set_active=True)
-        head = loaded.heads.get(name)
-        if head is None:
+        own = (KINDS[kind].own_head(loaded) for kind in ("causal_lm", "seq2seq_lm", "masked_lm"))
+        head_name = name if name in loaded.heads else next(filter(None, own), None)
+        if head_name is None:
             raise RunError(f"{adapter} has no head, so that it does not answer anything.")
-        head_type, labels = head.config["head_type"], loaded.get_labels(name) or []
-        kind = _kind_of_head(head_type, int(head.config.get("num_labels") or 0))
-        task = TaskSection(name=None, kind=kind, text=list(columns) if columns else None, labels=labels or None)  # type: ignore[call-arg]
-        return cls(loaded.eval(), KINDS[kind](task, models.load_processor(models.place_of(model), KINDS[kind]), labels))
+        loaded.active_head = head_name
+        head = loaded.heads[head_name].config
+        count = int(head.get("num_labels") or 0)
+        kind = _kind_of_head(head["head_type"], count)
+        labels = loaded.get_labels(head_name) or [str(number) for number in range(count)]
+        known = {"kind": kind, "text": columns and list(columns), "max_length": max_length}
+        task = TaskSection.model_validate(known)
+        return cls(models.in_use(loaded), KINDS[kind](task, models.load_processor(place, KINDS[kind]), labels))
 
     def rows(self, file: Path | None, split: str) -> Rows:
         """The rows of a file, or of a split of the run.
@@ -86,6 +102,8 @@ class Trained:
         Raises:
             RunError: there is neither.
         """
+        if file is None and not self.kind.task.name and not any((self.kind.task.data_dir, self.kind.task.train)):
+            raise RunError("An adapter has no files of its own: give --file.")
         return rows_in(file, self.kind.task) if file is not None else rows_of(self.kind.task, split)
 
     def rows_of_texts(self, texts: Sequence[str]) -> Rows:
@@ -94,7 +112,7 @@ class Trained:
         Raises:
             RunError: there are more columns, or fewer, than texts.
         """
-        columns = self.kind.text_columns(Rows(Path("--text"), [], []))
+        columns = self.kind.text_columns
         if len(columns) > 1 and len(texts) % len(columns):
             raise RunError(f"A row has {len(columns)} texts ({', '.join(columns)}); given were {len(texts)}.")
         values: list[Any] = [text.split() for text in texts] if isinstance(self.kind, WordKind) else list(texts)
@@ -109,7 +127,7 @@ class Trained:
             RunError: a row has no label, or one that was not learned.
         """
         given = self.kind.fixed(self.kind.prepared(rows, is_labelled=True))
-        outputs, loss = outputs_of(self.model, self.kind, given, batch_size, watch)
+        outputs, loss = outputs_of(self.model, self.kind, given, batch_size, watch, self.is_half)
         measured = self.kind.measured(outputs, given)
         found: dict[str, float] = {"rows": len(rows)} | (
             {} if loss is None else {"loss": loss, **measured_loss(self.kind, loss)}
@@ -123,7 +141,7 @@ class Trained:
             RunError: a column is missing.
         """
         given = self.kind.prepared(rows, is_labelled=False)
-        outputs, _ = outputs_of(self.model, self.kind, given, batch_size, watch)
+        outputs, _ = outputs_of(self.model, self.kind, given, batch_size, watch, self.is_half)
         return [self.kind.shown(answer) for answer in self.kind.answers(outputs, given)]
 
 

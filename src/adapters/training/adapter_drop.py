@@ -51,6 +51,7 @@ class AdapterDropTrainerCallback(TrainerCallback):
         self._setup: AdapterCompositionBlock | None = None
         self._skipped: tuple[int, ...] = ()
         self._numbers: tuple[int, ...] = ()
+        self._left_out: tuple[int, ...] | None = None  # what a training that was interrupted may have left behind
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -68,7 +69,10 @@ class AdapterDropTrainerCallback(TrainerCallback):
         too_many = [n for n in (*numbers, self._evaluation) if n > count]
         if too_many:
             raise ValueError(f"Adapters of {too_many[0]} layers cannot be dropped: this model has {count} layers.")
-        self._setup, self._skipped, self._numbers = model.active_adapters, registry.skip_layers, numbers
+        is_ours = registry.skip_layers == self._left_out and model.active_adapters == self._setup
+        if not is_ours:  # auto_find_batch_size begins anew in the midst of a step
+            self._setup, self._skipped = model.active_adapters, registry.skip_layers
+        self._numbers = numbers
         self._activate(model, self._evaluation)  # where training begins with an evaluation
 
     def on_step_begin(
@@ -87,7 +91,8 @@ class AdapterDropTrainerCallback(TrainerCallback):
     ) -> None:
         """Make active what was active at the beginning."""
         self._activate(kwargs["model"], 0)
+        self._left_out = None
 
     def _activate(self, model: Any, dropped: int) -> None:
-        skipped = sorted({*self._skipped, *range(dropped)})
+        skipped = self._left_out = tuple(sorted({*self._skipped, *range(dropped)}))
         cast(ModelAdaptersMixin, model)._adapter_registry.activate(self._setup, skipped)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 from transformers.utils.generic import ModelOutput
 
+from ..heads.flexible import ModelWithFlexibleHeadsAdaptersMixin
 from ..heads.outputs import MultiHeadOutput
 
 PADDING = -100
@@ -25,8 +26,11 @@ def aligned(model: nn.Module) -> Iterator[None]:
     would put the predictions of different heads below one another.
 
     Args:
-        model: The model.
+        model: The model. With less than two heads it stays as it is: `torch.compile` begins anew where there is a hook.
     """
+    if not isinstance(model, ModelWithFlexibleHeadsAdaptersMixin) or len(model.heads) < 2:
+        yield
+        return
     handle = model.register_forward_hook(
         lambda module, args, kwargs, found: _one(found, args, kwargs), with_kwargs=True
     )

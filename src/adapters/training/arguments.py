@@ -13,6 +13,7 @@ from ..configuration import AdapterConfig
 from ..hub.architectures import loaded
 from ..hub.reading import hub_in_use
 from ..model import ModelAdaptersMixin
+from ..model.base import all_or_none
 
 
 @dataclass
@@ -75,18 +76,18 @@ def setup_adapter_training(
         return None, None
     if not isinstance(model, ModelAdaptersMixin):
         raise ValueError(f"This {type(model).__name__} has no adapters: call adapters.init(model) first.")
-    given = dict(adapter_load_kwargs or {})
-    if adapter_name not in model._adapter_registry.adapters:
-        config = _config(adapter_args.adapter_config, adapter_config_kwargs or {})
-        if adapter_args.load_adapter:
-            wanted = _wanted(adapter_args.load_adapter, config, given)
-            model.load_adapter(adapter_args.load_adapter, load_as=adapter_name, **(wanted | given))
-        else:
-            model.add_adapter(adapter_name, config=config)
-    language = None
-    if adapter_args.load_lang_adapter:
-        wanted = _wanted(adapter_args.load_lang_adapter, _config(adapter_args.lang_adapter_config, {}), given)
-        language = model.load_adapter(adapter_args.load_lang_adapter, **(wanted | given))
+    given, language = dict(adapter_load_kwargs or {}), None
+    with all_or_none(model._adapter_registry):
+        if adapter_name not in model._adapter_registry.adapters:
+            config = _config(adapter_args.adapter_config, adapter_config_kwargs or {})
+            if adapter_args.load_adapter:
+                wanted = _wanted(adapter_args.load_adapter, config, given)
+                model.load_adapter(adapter_args.load_adapter, load_as=adapter_name, **(wanted | given))
+            else:
+                model.add_adapter(adapter_name, config=config)
+        if adapter_args.load_lang_adapter:
+            wanted = _wanted(adapter_args.load_lang_adapter, _config(adapter_args.lang_adapter_config, {}), given)
+            language = model.load_adapter(adapter_args.load_lang_adapter, **(wanted | given))
     model.train_adapter(adapter_name)
     model.set_active_adapters(Stack(language, adapter_name) if language is not None else adapter_name)
     return adapter_name, language

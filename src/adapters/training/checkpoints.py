@@ -8,6 +8,10 @@ trained (the rows of LoReFT are orthonormalised), and nothing of the base model.
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -23,9 +27,10 @@ from ..checkpoints.files import (
     read_json,
     read_tensors,
 )
-from ..checkpoints.transactions import located
+from ..checkpoints.transactions import located, together, write_folder
 from ..heads.flexible import ModelWithFlexibleHeadsAdaptersMixin
 from ..model import ModelAdaptersMixin
+from ..model.base import all_or_none
 from ..model.resuming import STATE, plain_name
 
 
@@ -56,7 +61,8 @@ def read(model: nn.Module, folder: Path, is_complete: bool = False) -> None:
         is_complete: Whether nothing may be added to the model, nor replaced: FSDP knows the parameters that it has.
 
     Raises:
-        AdapterFileError: a file is missing or cut off, or what the model trains is not in the checkpoint.
+        AdapterFileError: a file is missing or cut off, or what the model trains is not in the checkpoint. The model has
+            the adapters, fusions and heads that it had.
     """
     own = cast(ModelAdaptersMixin, model)
     is_whole = has_weights(folder, STATE)
@@ -65,20 +71,45 @@ def read(model: nn.Module, folder: Path, is_complete: bool = False) -> None:
         return
     frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
     known = {name for name, _ in model.named_parameters()}
-    active, skipped = own.active_adapters, own._adapter_registry.skip_layers
-    head = model.active_head if isinstance(model, ModelWithFlexibleHeadsAdaptersMixin) else None
-    _read_folders(own, folder, only_new=is_whole)
-    own._adapter_registry.activate(active, skipped)
-    if isinstance(model, ModelWithFlexibleHeadsAdaptersMixin):
-        model._active_head = head
-    for name, parameter in model.named_parameters():
-        if name in known:
-            parameter.requires_grad_(name not in frozen)
-    if is_whole:
-        _fill(model, read_tensors(folder, STATE, safetensors_only=True), folder)
+    registry = own._adapter_registry
+    active, skipped = registry.active, registry.skip_layers
+    with all_or_none(registry), _heads_or_none(model):
+        registry.activate(None)  # until all of its parts are there
+        _read_folders(own, folder, only_new=is_whole)
+        registry.activate(active, skipped)
+        for name, parameter in model.named_parameters():
+            if name in known:
+                parameter.requires_grad_(name not in frozen)
+        if is_whole:
+            _fill(model, read_tensors(folder, STATE, safetensors_only=True), folder)
+
+
+def copy(folder: Path, target: Path) -> None:
+    """Copy the adapters, fusions and heads of a checkpoint to another folder; those of the same names are replaced."""
+    with together(target):
+        for path in dict.fromkeys(path for config in _CONFIGS for path in _folders(folder, config)):
+            write_folder(target / path.name, functools.partial(shutil.copytree, path, dirs_exist_ok=True))
 
 
 _CONFIGS = (ADAPTER_CONFIG, FUSION_CONFIG, HEAD_CONFIG)
+
+
+@contextlib.contextmanager
+def _heads_or_none(model: nn.Module) -> Iterator[None]:
+    """Take back the heads that a `with` block has attached, if it fails."""
+    if not isinstance(model, ModelWithFlexibleHeadsAdaptersMixin):
+        yield
+        return
+    heads = model.heads.items()
+    try:
+        yield
+    except BaseException:
+        for name in list(model.heads):
+            model.heads.remove(name)
+        for name, head in heads:
+            model.heads.attach(name, head)
+        model._note_tied()
+        raise
 
 
 def _fill(model: nn.Module, tensors: dict[str, Tensor], folder: Path) -> None:
@@ -125,8 +156,10 @@ def _read_folders(model: ModelAdaptersMixin, folder: Path, only_new: bool) -> No
     """Add what is in the folders of a checkpoint."""
     registry = model._adapter_registry
     for path in _folders(folder, ADAPTER_CONFIG):
-        if not only_new or _name(path, ADAPTER_CONFIG) not in registry.adapters:
-            model.load_adapter(path, with_head=not isinstance(model, ModelWithFlexibleHeadsAdaptersMixin))
+        name = _name(path, ADAPTER_CONFIG) or path.name  # files of peft hold no names
+        if not only_new or name not in (*registry.adapters, *registry.peft.trained):
+            with_head = not isinstance(model, ModelWithFlexibleHeadsAdaptersMixin)
+            model.load_adapter(path, load_as=name, with_head=with_head)
     for path in _folders(folder, FUSION_CONFIG):
         if not only_new or _name(path, FUSION_CONFIG) not in registry.fusions:
             model.load_adapter_fusion(path, with_head=False)

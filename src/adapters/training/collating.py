@@ -15,8 +15,10 @@ class AdapterNamesCollator:
 
     >>> rows = [{"input_ids": …, "labels": 1, "adapter_names": "sentiment"}, {…, "adapter_names": "topics"}]
     >>> model.train_adapter(MultiTask("sentiment", "topics"))
-    >>> arguments = TrainingArguments("runs", remove_unused_columns=False)
-    >>> Trainer(model, arguments, data_collator=AdapterNamesCollator(), train_dataset=rows).train()
+    >>> arguments = TrainingArguments("runs")
+    >>> AdapterTrainer(model, arguments, data_collator=AdapterNamesCollator(), train_dataset=rows).train()
+
+    For the `Trainer` of transformers set `remove_unused_columns=False`: it would remove the column without a word.
 
     A row whose name is None goes through the base model alone.
 

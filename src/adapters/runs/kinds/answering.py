@@ -16,24 +16,31 @@ from .base import Kind, Prepared, by_row
 
 _LONGEST = 30
 _BEST = 20
+_SHORTEST = 12
 
 
 class QuestionAnswering(Kind):
-    """Columns with a question and a context, and `answers`: {"text": [...], "answer_start": [...]}."""
+    """Columns with a question and a context, and `answers`: {"text": [...], "answer_start": [...]}.
+
+    A list with a dictionary for each answer, as in the files of SQuAD, will do as well.
+    """
 
     head_type = "question_answering"
     columns = ("question", "context")
+    counts = range(2, 3)
     label_column = "answers"
     metrics = ("f1", "exact_match")
     label_names = ("start_positions", "end_positions")
+    reads = 2
+    longest = 384
 
     def prepared(self, rows: Rows, is_labelled: bool) -> Prepared:
         """Long contexts give several features, which overlap by a quarter. Where there is no answer, it is token 0."""
-        names = self.text_columns(rows)
-        if len(names) != 2:
-            raise RunError(f"Answering reads a question and a context, not {', '.join(names)}.")
-        questions, contexts = (rows.texts(name) for name in names)
+        names = self.text_columns
         length = self.max_length
+        if length < _SHORTEST:
+            raise RunError(f"task.max_length is {length}; questions with contexts need {_SHORTEST} or more.")
+        questions, contexts = self._cut(rows.texts(names[0]), length // 3), rows.texts(names[1])
         encoded = self.processor(
             questions,
             contexts,
@@ -55,8 +62,16 @@ class QuestionAnswering(Kind):
             columns["start_positions"], columns["end_positions"] = map(list, zip(*spans, strict=True))
         return Prepared(rows, by_row(columns), places)
 
+    def _cut(self, texts: list[str], length: int) -> list[str]:
+        """Texts cut off at so many tokens: of a context there must be something left beside its question."""
+        options = {"add_special_tokens": False, "truncation": True, "return_offsets_mapping": True}
+        places = self.processor(texts, max_length=length, **options)["offset_mapping"]
+        return [text[: own[-1][1]] if len(own) == length else text for text, own in zip(texts, places, strict=True)]
+
     def _answers(self, rows: Rows, line: int) -> tuple[list[str], list[int]]:
         answers = rows.rows[line].get(self.label)
+        if isinstance(answers, list) and all(isinstance(one, dict) for one in answers):
+            answers = {key: [one.get(key) for one in answers] for key in ("text", "answer_start")}
         if not isinstance(answers, dict) or not {"text", "answer_start"} <= answers.keys():
             raise RunError(
                 f"{rows.where(line)}: {self.label} is {answers!r}; it should be "
@@ -69,25 +84,30 @@ class QuestionAnswering(Kind):
         texts, starts = self._answers(rows, line)
         if not texts:
             return None
-        begin, end = starts[0], starts[0] + len(texts[0])
-        if context[begin:end] != texts[0]:
-            raise RunError(f"{rows.where(line)}: at character {begin} of the context there is not {texts[0]!r}.")
-        return begin, end
+        begin, text = starts[0], texts[0]
+        if not isinstance(begin, int) or not isinstance(text, str) or context[begin : begin + len(text)] != text:
+            raise RunError(f"{rows.where(line)}: at character {begin} of the context there is not {text!r}.")
+        begin += len(text) - len(text.lstrip())  # there is no token for a space
+        return begin, begin + len(text.strip())
 
     def add_head(self, model: Any, name: str) -> None:
         """A question-answering head."""
         model.add_qa_head(name)
 
     def answers(self, outputs: Any, given: Prepared) -> list[Any]:
-        """The most probable span of each row. Shapes of the outputs: (N, T) twice, starts and ends."""
+        """The most probable span of each row. Shapes of the outputs: (N, T) twice, starts and ends.
+
+        There is no answer where each part of the context says so, more than any says that it holds one: a part without
+        the answer says nothing of the others.
+        """
         starts, ends = np.asarray(outputs[0]), np.asarray(outputs[1])
-        best: dict[int, tuple[float, str]] = {}
+        best = [(-np.inf, "")] * len(given.rows)
+        none = [np.inf] * len(given.rows)
         for number, (row, places) in enumerate(given.notes):
-            context = str(given.rows.rows[row][self.text_columns(given.rows)[1]])
-            found = _best_span(starts[number], ends[number], places, context)
-            if row not in best or found[0] > best[row][0]:
-                best[row] = found
-        return [best[row][1] for row in range(len(given.rows))]
+            context = str(given.rows.rows[row][self.text_columns[1]])
+            best[row] = max(best[row], _best_span(starts[number], ends[number], places, context))
+            none[row] = min(none[row], float(starts[number][0] + ends[number][0]))
+        return [text if score > least else "" for (score, text), least in zip(best, none, strict=True)]
 
     def shown(self, answer: Any) -> Row:
         """The answer."""
@@ -115,8 +135,8 @@ def _positions(span: tuple[int, int] | None, places: list[Any]) -> tuple[int, in
 
 
 def _best_span(starts: Any, ends: Any, places: list[Any], context: str) -> tuple[float, str]:
-    """Score and text of the best span of these tokens; no answer has the score of token 0."""
-    best = (float(starts[0] + ends[0]), "")
+    """Score and text of the best span of these tokens."""
+    best = (-np.inf, "")
     inside = [n for n, place in enumerate(places) if place is not None]
     for begin in sorted(inside, key=lambda n: -starts[n])[:_BEST]:
         for end in sorted(inside, key=lambda n: -ends[n])[:_BEST]:

@@ -62,6 +62,9 @@ class Kind(ABC):
         task: The task, with its columns.
         processor: The tokenizer of the model, or what makes pixels of images.
         labels: The labels in the order of their numbers; none for kinds without.
+
+    Raises:
+        RunError: the task names more columns, or fewer, than the kind reads.
     """
 
     head_type: str
@@ -69,6 +72,9 @@ class Kind(ABC):
 
     columns: tuple[str, ...] = ("text",)
     """The columns that are read if the task names none."""
+
+    counts = range(1, 2)
+    """How many columns are read."""
 
     label_column = "label"
     """The column that is learned if the task names none."""
@@ -78,6 +84,15 @@ class Kind(ABC):
 
     label_names: tuple[str, ...] = ("labels",)
     """The arguments of the model that hold labels."""
+
+    keeps_head = False
+    """Whether a head of this type that a model came with does the task, as those of language models do."""
+
+    reads = 1
+    """From how many outputs of the model answers are read."""
+
+    longest = 128
+    """Tokens at which texts are cut off if the task does not say it."""
 
     needs_outputs = True
     """Whether answers are measured while it is trained; otherwise the loss is."""
@@ -89,6 +104,13 @@ class Kind(ABC):
         self.task = task
         self.processor = processor
         self.labels = list(labels)
+        if len(self.text_columns) not in self.counts:
+            first, last = self.counts[0], self.counts[-1]
+            many = f"{first}" if first == last else f"{first} or 2" if last == 2 else f"{first} or more"
+            raise RunError(
+                f"task.text names {len(self.text_columns)} columns ({', '.join(self.text_columns)}); "
+                f"{task.kind} reads {many}, such as {', '.join(self.columns)}."
+            )
 
     @classmethod
     def found_labels(cls, task: TaskSection, rows: Rows) -> list[str]:
@@ -110,7 +132,9 @@ class Kind(ABC):
     @classmethod
     def own_head(cls, model: Any) -> str | None:
         """The head that a model came with, if it does the task as it is: no other is trained then."""
-        return None
+        if not cls.keeps_head:
+            return None
+        return next((name for name, head in model.heads.items() if head.config["head_type"] == cls.head_type), None)
 
     def fixed(self, given: Prepared) -> Prepared:
         """Rows for measuring: nothing of them is drawn anew each time."""
@@ -125,13 +149,17 @@ class Kind(ABC):
         return Outputs(values, None if found.get("loss") is None else float(found["loss"]))
 
     def kept(self, values: Any, labels: Any) -> Any:
-        """What is kept of the outputs for a batch: of very large ones only what answers are read from.
+        """What is kept of the outputs for a batch: what answers are read from.
+
+        Models with decoders give the states of their encoders too.
 
         Args:
-            values: What the model gives.
+            values: What the model gives: one array, or a tuple of several.
             labels: What the batch holds by `label_names`.
         """
-        return values
+        if not isinstance(values, tuple) or len(values) <= self.reads:
+            return values
+        return values[0] if self.reads == 1 else values[: self.reads]
 
     @abstractmethod
     def answers(self, outputs: Any, given: Prepared) -> list[Any]:
@@ -173,9 +201,10 @@ class Kind(ABC):
     @property
     def max_length(self) -> int:
         """Tokens at which texts are cut off: no more than the model can read."""
-        return min(self.task.max_length, int(self.processor.model_max_length))
+        return min(self.task.max_length or self.longest, int(self.processor.model_max_length))
 
-    def text_columns(self, rows: Rows) -> list[str]:
+    @property
+    def text_columns(self) -> list[str]:
         """The columns that are read."""
         return self.task.text or list(self.columns)
 

@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import RunError
 from ..rows import Row, Rows
 from .base import Feature, Kind, Prepared, numbered
 from .classification import accuracy
@@ -26,6 +25,7 @@ class MultipleChoice(Kind):
 
     head_type = "multiple_choice"
     columns = ("premise", "choice1", "choice2")
+    counts = range(3, 1 << 10)
 
     @property
     def _choices(self) -> list[str]:
@@ -33,9 +33,7 @@ class MultipleChoice(Kind):
 
     def prepared(self, rows: Rows, is_labelled: bool) -> Prepared:
         """What precedes, with each choice."""
-        texts = self.text_columns(rows)
-        if len(texts) < 3:
-            raise RunError(f"A choice reads a text and two choices or more, not {', '.join(texts)}.")
+        texts = self.text_columns
         before = rows.texts(texts[0])
         if all(row.get("question") in _QUESTIONS for row in rows.rows):
             before = [f"{b} {_QUESTIONS[row['question']]}" for b, row in zip(before, rows.rows, strict=True)]

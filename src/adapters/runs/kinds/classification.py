@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ class Classification(Kind):
     """One label for each row."""
 
     head_type = "classification"
+    counts = range(1, 3)
 
     @classmethod
     def found_labels(cls, task: TaskSection, rows: Rows) -> list[str]:
@@ -27,10 +29,7 @@ class Classification(Kind):
 
     def prepared(self, rows: Rows, is_labelled: bool) -> Prepared:
         """Tokens of one text or of two, and the number of the label."""
-        texts = self.text_columns(rows)
-        if len(texts) > 2:
-            raise RunError(f"A classification reads one or two texts, not {len(texts)} ({', '.join(texts)}).")
-        columns = dict(self.tokenized(*(rows.texts(name) for name in texts)))
+        columns = dict(self.tokenized(*(rows.texts(name) for name in self.text_columns)))
         if is_labelled:
             columns["labels"] = self._labels(rows)
         return Prepared(rows, by_row(columns))
@@ -82,7 +81,9 @@ class Regression(Classification):
             try:
                 found.append(float(value))
             except (TypeError, ValueError):
-                raise RunError(f"{rows.where(line)}: {self.label} is {value!r}; it should be a number.") from None
+                found.append(math.nan)
+            if not math.isfinite(found[-1]):
+                raise RunError(f"{rows.where(line)}: {self.label} is {value!r}; it should be a number.")
         return found
 
     def add_head(self, model: Any, name: str) -> None:
@@ -98,8 +99,11 @@ class Regression(Classification):
         return {"score": round(answer, 4)}
 
     def measured(self, outputs: Any, given: Prepared) -> dict[str, float]:
-        """Correlations with the scores."""
+        """Correlations with the scores: none where all are the same."""
         values, wanted = torch.as_tensor(np.asarray(outputs)).reshape(-1), torch.tensor(self._labels(given.rows))
+        if torch.equal(values, values[:1].expand_as(values)) or torch.equal(wanted, wanted[:1].expand_as(wanted)):
+            return {"pearson": 0.0, "spearman": 0.0}
+        values, wanted = values.double(), wanted.double()
         return {
             "pearson": 100 * float(pearson_corrcoef(values, wanted)),
             "spearman": 100 * float(spearman_corrcoef(values, wanted)),

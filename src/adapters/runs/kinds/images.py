@@ -25,11 +25,12 @@ class ImageClassification(Classification):
 
     head_type = "image_classification"
     columns = ("image",)
+    counts = range(1, 2)
 
     def prepared(self, rows: Rows, is_labelled: bool) -> Prepared:
         """The paths of images, seen from the folder of their file, and the numbers of their labels."""
         folder = rows.path if rows.path.is_dir() else rows.path.parent
-        paths = [folder / text for text in rows.texts(self.text_columns(rows)[0])]
+        paths = [folder / text for text in rows.texts(self.text_columns[0])]
         for line, path in enumerate(paths):
             if not path.is_file():
                 raise RunError(f"{rows.where(line)}: there is no image {path}.")

@@ -23,6 +23,8 @@ class CausalLM(GeneratingKind):
     """The next token. Texts are joined, and cut into blocks of `max_length` tokens; answers go on with a text."""
 
     head_type = "causal_lm"
+    keeps_head = True
+    label_column = ""
     metrics = ("perplexity",)
 
     def prepared(self, rows: Rows, is_labelled: bool) -> Prepared:
@@ -30,17 +32,24 @@ class CausalLM(GeneratingKind):
 
         What is to be gone on with is one feature for each row: its last tokens, as many as leave space for an answer.
         """
-        texts = rows.texts(self.text_columns(rows)[0])
+        texts = rows.texts(self.text_columns[0])
         if is_labelled:
             ends = [] if self.processor.eos_token_id is None else [self.processor.eos_token_id]
-            return Prepared(rows, blocks(self.processor, texts, self.max_length, ends))
-        space = int(self.processor.model_max_length) - self.new_tokens
+            return Prepared(rows, blocks(self.processor, texts, self.max_length, self._front, ends))
+        space = int(self.processor.model_max_length) - self.new_tokens - len(self._front)
         if space < 1:
             raise RunError(
                 f"The model reads {self.processor.model_max_length} tokens, and task.max_new_tokens is "
                 f"{self.new_tokens}: there is no space for a text. Give fewer in run.yaml."
             )
-        return Prepared(rows, [{"input_ids": own[-space:], "goes_on": True} for own in self._begun(texts, rows)])
+        begun = [[*self._front, *own[-space:]] for own in self._begun(texts, rows)]
+        return Prepared(rows, [{"input_ids": own, "goes_on": True} for own in begun])
+
+    @property
+    def _front(self) -> list[int]:
+        """The token that the model wants in front of all texts (as Llama does), if there is one."""
+        first: list[int] = self.processor("")["input_ids"][:1]
+        return first if first == [self.processor.bos_token_id] else []
 
     def _begun(self, texts: Sequence[str], rows: Rows) -> list[list[int]]:
         # Texts begin behind the end of others.
@@ -50,7 +59,7 @@ class CausalLM(GeneratingKind):
         for line, own in enumerate(self.processor(list(texts), add_special_tokens=False)["input_ids"]):
             if not own and start is None:
                 raise RunError(f"{rows.where(line)}: there is no text to go on with.")
-            found.append(own or [start])
+            found.append(own or ([] if self._front else [start]))
         return found
 
     def collated(self, features: Sequence[Feature]) -> dict[str, Tensor]:
@@ -65,13 +74,17 @@ class CausalLM(GeneratingKind):
         """Texts begin with what was given."""
         return batch["input_ids"].shape[1]
 
-    @classmethod
-    def own_head(cls, model: Any) -> str | None:
-        """The language-modelling head that the model came with."""
-        return head_of(model, cls.head_type)
-
     def add_head(self, model: Any, name: str) -> None:
-        """A language-modelling head, tied to the embeddings if the model ties them."""
+        """A language-modelling head, tied to the embeddings if the model ties them.
+
+        Raises:
+            RunError: the model reads in both directions, so that it would see what it is to foretell.
+        """
+        if model.config.is_encoder_decoder or _sees_what_follows(model):
+            raise RunError(
+                f"{type(model.base_model).__name__} sees the tokens that it would have to foretell: for models that "
+                "read in both directions there is the kind masked_lm, and seq2seq_lm for those with a decoder beside."
+            )
         model.add_causal_lm_head(name, layers=1)
 
     def measured(self, outputs: Any, given: Prepared) -> dict[str, float]:
@@ -83,6 +96,8 @@ class MaskedLM(Kind):
     """Masked tokens: 15 % of them, of which 80 % are masked and 10 % are others. Answers fill the masks of a text."""
 
     head_type = "masked_lm"
+    keeps_head = True
+    label_column = ""
     metrics = ("perplexity",)
     needs_outputs = False
 
@@ -94,11 +109,11 @@ class MaskedLM(Kind):
         Raises:
             RunError: there is nothing to fill in a row.
         """
-        texts = rows.texts(self.text_columns(rows)[0])
+        texts = rows.texts(self.text_columns[0])
         begin, end = self.processor.cls_token_id, self.processor.sep_token_id
         if is_labelled:
             frame = [[] if token is None else [token] for token in (begin, end)]
-            cut = blocks(self.processor, texts, self.max_length - sum(map(len, frame)), [])
+            cut = blocks(self.processor, texts, self.max_length - sum(map(len, frame)), [], [])
             return Prepared(rows, [{"input_ids": [*frame[0], *one["input_ids"], *frame[1]]} for one in cut])
         encoded = self.tokenized(texts)["input_ids"]
         for line, ids in enumerate(encoded):
@@ -141,11 +156,6 @@ class MaskedLM(Kind):
         found = super().outputs(model, batch)
         return Outputs((), found.loss) if "labels" in batch else Outputs((found.values[0].argmax(-1),), None)
 
-    @classmethod
-    def own_head(cls, model: Any) -> str | None:
-        """The language-modelling head that the model came with."""
-        return head_of(model, cls.head_type)
-
     def add_head(self, model: Any, name: str) -> None:
         """A masked-language-modelling head."""
         model.add_masked_lm_head(name)
@@ -169,13 +179,22 @@ class MaskedLM(Kind):
         return {}
 
 
-def blocks(processor: Any, texts: Sequence[str], length: int, ends: Sequence[int]) -> list[Feature]:
-    """Texts, joined and cut into blocks of equal length; what fills no block is left out, if there is any other."""
-    ids = [token for own in processor(list(texts), add_special_tokens=False)["input_ids"] for token in [*own, *ends]]
+def blocks(
+    processor: Any, texts: Sequence[str], length: int, front: Sequence[int], ends: Sequence[int]
+) -> list[Feature]:
+    """Texts, each between `front` and `ends`, joined and cut into blocks of equal length.
+
+    What fills no block is left out, if there is any other.
+    """
+    tokens = processor(list(texts), add_special_tokens=False)["input_ids"]
+    ids = [token for own in tokens for token in (*front, *own, *ends)]
     cut = [ids[start : start + length] for start in range(0, max(len(ids) - length, 0) + 1, length)]
     return [{"input_ids": block} for block in cut if block]
 
 
-def head_of(model: Any, head_type: str) -> str | None:
-    """The name of a model's head of a type."""
-    return next((name for name, head in model.heads.items() if head.config["head_type"] == head_type), None)
+def _sees_what_follows(model: Any) -> bool:
+    """Whether what a model makes of a token depends on those behind it."""
+    ids = torch.tensor([[1, 2, 3], [1, 2, 4]], device=model.device)
+    with torch.inference_mode():
+        one, other = model.base_model(input_ids=ids)[0][:, 0]
+    return not torch.allclose(one, other, atol=1e-4)

@@ -10,10 +10,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..config import TaskSection
 from ..errors import RunError
 from ..rows import Row, Rows
-from .base import IGNORED, Prepared, by_row, names_in, numbered
+from .base import IGNORED, Prepared, by_row
 from .words import WordKind
 
 
@@ -24,13 +23,8 @@ class DependencyParsing(WordKind):
     label_column = "deprel"
     metrics = ("las", "uas")
     label_names = ("labels_arcs", "labels_rels", "word_starts")
+    reads = 2
     heads = "head"
-
-    @classmethod
-    def found_labels(cls, task: TaskSection, rows: Rows) -> list[str]:
-        """The relations that the task names, or those of the training rows."""
-        values = [label for labels in rows.lists(task.label or cls.label_column) for label in labels]
-        return list(task.labels or names_in(values))
 
     def prepared(self, rows: Rows, is_labelled: bool) -> Prepared:
         """Tokens, where words start, and their heads and relations."""
@@ -61,8 +55,7 @@ class DependencyParsing(WordKind):
                 )
             if not all(isinstance(head, int) and 0 <= head <= len(own) for head in heads):
                 raise RunError(f"{rows.where(line)}: a head is none of 0 to {len(own)}.")
-            one = Rows(rows.path, [{}] * len(labels), [rows.lines[line]] * len(labels))
-            numbers.append(numbered(labels, self.labels, one, self.label))
+            numbers.append(self.numbers(labels, rows, line))
         return arcs, numbers
 
     def fill_of(self, key: str) -> int:
@@ -78,7 +71,7 @@ class DependencyParsing(WordKind):
 
         Shapes: relations (B, W, W + 1, C) and heads (B, W, W + 1) to (B, W) twice, heads and relations.
         """
-        relations, arcs = values
+        relations, arcs = values[:2]
         last = labels[2].argmax(-1) - 1  # behind the last word there is the position where it ends
         beyond = torch.arange(arcs.shape[-1], device=arcs.device) > last[:, None, None]
         heads = arcs.masked_fill(beyond, -torch.inf).argmax(-1)

@@ -17,25 +17,23 @@ from ..errors import RunError
 from ..rows import Row, Rows
 from .base import IGNORED, Feature, Outputs, Prepared, by_row, filled
 from .generating import GeneratingKind
-from .language_modeling import head_of
 
 
 class Seq2SeqLM(GeneratingKind):
     """A text for each row: columns `source` and `target`."""
 
     head_type = "seq2seq_lm"
+    keeps_head = True
     columns = ("source",)
     label_column = "target"
     metrics = ("chrf", "bleu", "rouge1", "rouge2", "rougeL", "exact_match")
     needs_outputs = True
+    longest = 384
     generates = True
 
     def prepared(self, rows: Rows, is_labelled: bool) -> Prepared:
         """Tokens of the source, and of the target: as many as answers may have."""
-        names = self.text_columns(rows)
-        if len(names) != 1:
-            raise RunError(f"A text is made of one column, not of {', '.join(names)}.")
-        columns = dict(self.tokenized(rows.texts(names[0])))
+        columns = dict(self.tokenized(rows.texts(self.text_columns[0])))
         if is_labelled:
             targets = rows.texts(self.label)
             encoded = self.processor(text_target=targets, truncation=True, max_length=self.new_tokens)
@@ -58,11 +56,6 @@ class Seq2SeqLM(GeneratingKind):
         loss = super().outputs(model, batch).loss if "labels" in batch else None
         sources = {key: value for key, value in batch.items() if key != "labels"}
         return Outputs((self.written(model, sources),), loss)
-
-    @classmethod
-    def own_head(cls, model: Any) -> str | None:
-        """The language-modelling head that the model came with."""
-        return head_of(model, cls.head_type)
 
     def add_head(self, model: Any, name: str) -> None:
         """A language-modelling head, tied to the embeddings if the model ties them.

@@ -11,10 +11,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..config import TaskSection
 from ..errors import RunError
 from ..rows import Row, Rows
-from .base import IGNORED, Prepared, by_row, names_in, numbered
+from .base import IGNORED, Prepared, by_row
 from .classification import accuracy
 from .words import WordKind
 
@@ -25,12 +24,6 @@ class Tagging(WordKind):
     head_type = "tagging"
     label_column = "ner_tags"
     metrics = ("f1", "accuracy")
-
-    @classmethod
-    def found_labels(cls, task: TaskSection, rows: Rows) -> list[str]:
-        """The labels that the task names, or those of the training rows."""
-        values = [label for labels in rows.lists(task.label or cls.label_column) for label in labels]
-        return list(task.labels or names_in(values))
 
     def prepared(self, rows: Rows, is_labelled: bool) -> Prepared:
         """Tokens, and the label of each word at its first token."""
@@ -50,14 +43,13 @@ class Tagging(WordKind):
         for line, (labels, own) in enumerate(zip(rows.lists(self.label), words, strict=True)):
             if len(labels) != len(own):
                 raise RunError(f"{rows.where(line)} has {len(own)} words and {len(labels)} labels ({self.label}).")
-            one = Rows(rows.path, [{}] * len(labels), [rows.lines[line]] * len(labels))
-            found.append(numbered(labels, self.labels, one, self.label))
+            found.append(self.numbers(labels, rows, line))
         return found
 
     @property
     def measures(self) -> tuple[str, ...]:
         """F1 of spans only where labels are spans."""
-        return self.metrics if any(label.startswith("B-") for label in self.labels) else ("accuracy",)
+        return self.metrics if any(label.startswith(("B-", "I-")) for label in self.labels) else ("accuracy",)
 
     def add_head(self, model: Any, name: str) -> None:
         """A tagging head with the labels' names."""
@@ -73,7 +65,7 @@ class Tagging(WordKind):
         return {self.label: answer}
 
     def measured(self, outputs: Any, given: Prepared) -> dict[str, float]:
-        """F1 of spans, if labels are B-… and I-…, and the share of words that have the right label."""
+        """F1 of spans, if labels are B-… or I-…, and the share of words that have the right label."""
         words = self.words(given.rows)
         wanted = [[self.labels[n] for n in row] for row in self._labels(given.rows, words)]
         # Words that were cut off count as ones without a label.
@@ -96,17 +88,26 @@ def _at_starts(labels: Sequence[int], places: Sequence[int], length: int) -> lis
 
 
 def spans(labels: Sequence[str]) -> set[tuple[int, int, str]]:
-    """The spans in labels B-…, I-…: begin, end, and what they are. An I-… that continues nothing begins a span."""
+    """The spans in labels B-…, I-…: begin, end, and what they are. An I-… that continues nothing begins a span.
+
+    The end may have a letter of its own (E or L), and so may a span of one word (S or U).
+    """
     found: set[tuple[int, int, str]] = set()
     begin, kind = 0, ""
     for place, label in enumerate([*labels, "O"]):
         prefix, _, of = label.partition("-")
-        if kind and not (prefix == "I" and of == kind):
+        if kind and not (prefix in _WITHIN and of == kind):
             found.add((begin, place, kind))
             kind = ""
-        if prefix in ("B", "I") and not kind:
+        if not kind and prefix in (*_FIRST, *_WITHIN):
             begin, kind = place, of
+        if kind and prefix in _LAST:
+            found.add((begin, place + 1, kind))
+            kind = ""
     return found
+
+
+_FIRST, _WITHIN, _LAST = ("B", "S", "U"), ("I", "E", "L"), ("E", "L", "S", "U")
 
 
 def span_f1(chosen: Sequence[Sequence[str]], wanted: Sequence[Sequence[str]]) -> float:
