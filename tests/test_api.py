@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import inspect
+import json
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -257,6 +258,16 @@ def test_early_releases_named_a_type() -> None:
     assert (
         AdapterType("text_task") is AdapterType.text_task and AdapterType.has("text_lang") and not AdapterType.has("x")
     )
+
+
+def test_models_without_a_head_take_the_facts_where_others_take_the_head(tmp_path: Path) -> None:
+    model = models.adapted("bert")
+    model.add_adapter("a")
+    model.save_adapter(tmp_path / "one", "a", {"by": "me"})
+    model.save_all_adapters(tmp_path / "all", {"by": "me"})
+    model.save_adapter_setup(tmp_path / "setup", "a", {"by": "me"})
+    for folder in ("one", "all/a", "setup/a"):
+        assert json.loads((tmp_path / folder / "adapter_config.json").read_text())["by"] == "me", folder
 
 
 def test_overwriting() -> None:

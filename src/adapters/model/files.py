@@ -21,12 +21,13 @@ from ..interchange.peft_layout import peft_type_of
 from ..registry import Adapter
 from .base import all_or_none, check_name, check_saved_name, folder_of, folder_within, refuse_loaders
 from .own_head import HasHead
-from .spellings import also_by_transformers, without_adapter_type
+from .spellings import also_by_transformers, also_without_head, without_adapter_type
 
 
 class SavesAdapters(HasHead):
     """Methods that save and load adapters."""
 
+    @also_without_head(2, default=True)
     def save_adapter(
         self,
         save_directory: str | Path,
@@ -80,6 +81,7 @@ class SavesAdapters(HasHead):
         if with_head and all(parent in inside for parent, _, _ in self._adapter_registry.peft.replaced):
             self._save_head_of(name, folder, use_safetensors=True)
 
+    @also_without_head(1, default=True)
     def save_all_adapters(
         self,
         save_directory: str | Path,

@@ -23,6 +23,7 @@ from ..methods.fusion import Fusion
 from ..registry import Adapter
 from .base import all_or_none, check_name, check_saved_name, folder_of, folder_within, refuse_loaders
 from .files import SavesAdapters
+from .spellings import also_without_head
 
 
 class SavesSetups(SavesAdapters):
@@ -151,6 +152,7 @@ class SavesSetups(SavesAdapters):
             self.set_active_adapters(fusions.fuse_block(fusion))
         return fusion.name
 
+    @also_without_head(2, default=None)
     def save_adapter_setup(
         self,
         save_directory: str | Path,

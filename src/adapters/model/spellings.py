@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from enum import Enum
 from typing import Any, TypeVar, cast
 
@@ -34,6 +34,26 @@ def without_adapter_type(method: Method) -> Method:
         return method(self, *args, **kwargs)
 
     return cast(Method, called)
+
+
+def also_without_head(place: int, default: bool | None) -> Callable[[Method], Method]:
+    """Let a method also be called as 1.3's of models without a head: with `meta_dict` where others take `with_head`.
+
+    Args:
+        place: Where the mapping then stands among the arguments.
+        default: What is passed for the head.
+    """
+
+    def decorated(method: Method) -> Method:
+        @functools.wraps(method)
+        def called(self: Any, *args: Any, **kwargs: Any) -> Any:
+            if len(args) > place and isinstance(args[place], Mapping):
+                args = (*args[:place], default, *args[place:])
+            return method(self, *args, **kwargs)
+
+        return cast(Method, called)
+
+    return decorated
 
 
 def also_as_of_transformers(method: Method) -> Method:
