@@ -42,9 +42,9 @@ def frozen_vectors(encoder: Any, tokens: Sequence[Tensor]) -> FrozenVectors:
     return FrozenVectors(first, mean)
 
 
-def trained_head(untrained: nn.Module, vectors: Tensor, labels: Tensor) -> nn.Module:
-    """A copy of a head, trained on vectors that never change. Shapes: (N, D), (N)."""
-    head = copy.deepcopy(untrained).train()
+def trained_head(untrained: nn.Sequential, vectors: Tensor, labels: Tensor) -> nn.Module:
+    """A copy of a head's layers, trained on vectors that never change. Shapes: (N, D), (N)."""
+    head = nn.Sequential(*copy.deepcopy(untrained)).train()  # a head itself takes the outputs of a model
     optimizer = torch.optim.AdamW(head.parameters(), lr=_LEARNING_RATE)
     scheduler = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, total_iters=_EPOCHS)
     for _ in range(_EPOCHS):

@@ -81,7 +81,7 @@ def _labelled(examples: list[Example]) -> Texts:
     return Texts(tokenize([example.text for example in examples]), labels)
 
 
-def _measure_baselines(encoder: Any, head: nn.Module, train: Texts, test: Texts, output: Path) -> list[Result]:
+def _measure_baselines(encoder: Any, head: nn.Sequential, train: Texts, test: Texts, output: Path) -> list[Result]:
     """The majority class, and copies of the adapter's own head trained without the adapter."""
     majority = Result("majority class", baseline.majority_accuracy(train.labels, test.labels))
 
