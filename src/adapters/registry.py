@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import functools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -572,6 +572,16 @@ def unknown_name(name: str, known: Iterable[str], what: str = "adapter") -> str:
     else:
         hint = f"There are {', '.join(map(repr, names[:10]))}." if names else f"No {what} has been added yet."
     return f"There is no {what} named {name!r}. {hint}"
+
+
+def check_free(name: str, known: Container[str], overwrite_ok: bool, what: str = "an adapter") -> None:
+    """See whether a name may be given.
+
+    Raises:
+        ValueError: it is taken, and what has it may not be replaced.
+    """
+    if name in known and not overwrite_ok:
+        raise ValueError(f"There is {what} named {name!r} already. Choose another name, or pass overwrite_ok=True.")
 
 
 def _only_layers(config: AdapterConfig, layers: Sequence[int], anatomy: Anatomy) -> AdapterConfig:

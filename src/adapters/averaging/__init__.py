@@ -14,7 +14,7 @@ from torch import Tensor
 from ..methods.experts import ExpertsAdapter, FusedLoRA
 from ..methods.ia3 import IA3, InputScaling
 from ..methods.targets import AdaptedMatrix
-from ..registry import Adapter, AdapterRegistry
+from ..registry import Adapter, AdapterRegistry, check_free
 from .changes import combine_changes, combine_unscaled
 from .slots import are_changes
 from .strategies import OF_RELEASE_1, Options, WeightedSum, strategy_of
@@ -71,10 +71,7 @@ def combine(
     names, given = named_weights(adapter_list, weights, "adapter", combine_strategy == "task_arithmetic")
     if combine_strategy not in ("task_arithmetic", "slerp") and normalize_weights:
         given = normalized(given)
-    if adapter_name in registry.adapters and not overwrite_ok:
-        raise ValueError(
-            f"There is an adapter named {adapter_name!r} already. Choose another name, or pass overwrite_ok=True."
-        )
+    check_free(adapter_name, registry.adapters, overwrite_ok)
     adapters = [registry[name] for name in names]
     for name in dict.fromkeys([*names, adapter_name]):
         if name in registry.merged:

@@ -141,13 +141,12 @@ def demo_command(
     quick: Annotated[bool, typer.Option("--quick", help="A tiny run that shows every part; learns little.")] = False,
 ) -> None:
     """Train an adapter on a real model and real text, offline, in some minutes."""
-    import sys
+    from ..demo.__main__ import prepare
 
-    from ..demo.__main__ import main
+    prepare()
+    from ..demo import cli, training
 
-    rounds = [] if epochs is None else ["--epochs", str(epochs)]
-    sys.argv = ["adapters demo", "--output", str(output), "--seed", str(seed), *rounds, *["--quick"] * quick]
-    main()
+    cli.main(output, training.EPOCHS if epochs is None else epochs, seed, quick)
 
 
 def _loaded(model: str, adapters: Any, hub: str | None) -> tuple[Any, list[str]]:

@@ -25,7 +25,7 @@ from ..hub.packing import HEAD
 from ..hub.resolve import Source, Wanted, resolve
 from ..model import add_saved_adapters, setup_registry
 from ..model.base import check_saved_name, folder_within
-from ..registry import AdapterDict, unknown_name
+from ..registry import AdapterDict, check_free, unknown_name
 from . import HEADS, LanguageModelHead, PredictionHead
 from . import quiet as quiet
 from .adding import AddsHeads
@@ -175,8 +175,7 @@ class ModelWithFlexibleHeadsAdaptersMixin(AddsHeads, TellsOfHeads, RunsHeads):
         self._attach_head(head.name, head, set_active)
 
     def _check_free(self, name: str, overwrite_ok: bool) -> None:
-        if name in self.heads and not overwrite_ok:
-            raise ValueError(f"There is a head named {name!r} already. Choose another name, or pass overwrite_ok=True.")
+        check_free(name, list(self.heads), overwrite_ok, "a head")
 
     def _check_there(self, *names: str | None) -> None:
         for name in names:

@@ -21,7 +21,7 @@ from ..methods.bitfit import BiasShift
 from ..methods.embedding_lora import EmbeddingLoRA
 from ..methods.experts import ExpertsAdapter
 from ..methods.targets import AdaptedMatrix
-from ..registry import Adapter, AdapterRegistry
+from ..registry import Adapter, AdapterRegistry, check_free
 
 
 @dataclass(frozen=True)
@@ -92,10 +92,7 @@ def convert_to_lora(
         ValueError: the name is taken, or the adapter is no change of weights. The model is then as it was.
     """
     registry = cast(AdapterRegistry, model._adapter_registry)
-    if new_name in registry.adapters and not overwrite_ok:
-        raise ValueError(
-            f"There is an adapter named {new_name!r} already. Choose another name, or pass overwrite_ok=True."
-        )
+    check_free(new_name, registry.adapters, overwrite_ok)
     if new_name in registry.merged:
         raise ValueError(f"Adapter {new_name!r} is merged; call model.reset_adapter({new_name!r}) first.")
     made, report = converted(registry, registry[adapter_name], new_name, rank, keep_biases)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from .. import averaging, fusions, peft_library, sharing
@@ -11,7 +11,7 @@ from ..composition import Fuse
 from ..configuration import FusionConfig
 from ..fusions import FusionLike
 from ..hub.architectures import loaded
-from ..registry import Adapter
+from ..registry import Adapter, check_free
 from .activating import ActivatesAdapters
 from .base import check_name
 from .spellings import also_as_of_transformers, without_adapter_type
@@ -61,7 +61,7 @@ class AddsAdapters(ActivatesAdapters):
         if peft_library.is_config(config):
             self._add_of_peft(adapter_name, config, overwrite_ok, set_active, layers)
             return
-        _check_free(adapter_name, registry.adapters, overwrite_ok)
+        check_free(adapter_name, registry.adapters, overwrite_ok)
         adapter = registry.build(adapter_name, loaded(config if config is not None else "seq_bn"), layers)
         self._attach(adapter, set_active)
 
@@ -70,7 +70,7 @@ class AddsAdapters(ActivatesAdapters):
         registry = self._adapter_registry
         if layers is not None:
             raise ValueError("layers= is for adapters of this library; the configuration of peft says them itself.")
-        _check_free(name, registry.peft.trained, overwrite_ok)
+        check_free(name, registry.peft.trained, overwrite_ok)
         with self._added_by_peft(name, set_active):
             peft_library.add(self, registry, name, config)
 
@@ -253,7 +253,7 @@ class AddsAdapters(ActivatesAdapters):
         registry = self._adapter_registry
         fusion = fusions.build(registry, adapter_names, config, name)
         check_name(fusion.name)
-        _check_free(fusion.name, registry.fusions, overwrite_ok, "a fusion")
+        check_free(fusion.name, registry.fusions, overwrite_ok, "a fusion")
         registry.attach_fusion(fusion)
         if set_active:
             block = adapter_names if isinstance(adapter_names, Fuse) and name is None else fusions.fuse_block(fusion)
@@ -289,8 +289,3 @@ class AddsAdapters(ActivatesAdapters):
         """
         registry = self._adapter_registry
         registry.delete_fusion(fusions.fusion_of(registry, adapter_names).name)
-
-
-def _check_free(name: str, known: Container[str], overwrite_ok: bool, what: str = "an adapter") -> None:
-    if name in known and not overwrite_ok:
-        raise ValueError(f"There is {what} named {name!r} already. Choose another name, or pass overwrite_ok=True.")

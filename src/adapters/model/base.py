@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from .. import __version__ as VERSION
 from ..anatomy import AdapterModelInterface
 from ..checkpoints.errors import read_from
 from ..embeddings import LoadedEmbeddings
+from ..fusions import set_trainable
 from ..methods.fusion import Fusion
 from ..registry import Adapter, AdapterRegistry
 
@@ -85,11 +86,7 @@ def all_or_none(registry: AdapterRegistry) -> Iterator[None]:
     active, skip_layers = registry.active, registry.skip_layers
     try:
         yield
-        owners: list[Adapter | Fusion] = [*adapters.values(), *fusions.values()]
-        for former in owners:
-            current = (registry.adapters if isinstance(former, Adapter) else registry.fusions).get(former.name)
-            if current is not None and not any(p.requires_grad for p in former.parameters()):
-                _freeze(current)
+        _freeze_as(registry, adapters, fusions)
         if registry.active is None and active is not None:  # a part of it was replaced
             registry.activate(active, skip_layers)
     except BaseException:
@@ -107,9 +104,14 @@ def all_or_none(registry: AdapterRegistry) -> Iterator[None]:
         raise
 
 
-def _freeze(owner: Adapter | Fusion) -> None:
-    for parameter in owner.parameters():
-        parameter.requires_grad_(False)
+def _freeze_as(registry: AdapterRegistry, adapters: Mapping[str, Adapter], fusions: Mapping[str, Fusion]) -> None:
+    """Freeze what now has the name of a former adapter or fusion that was frozen."""
+    for name, adapter in adapters.items():
+        if name in registry.adapters and not any(p.requires_grad for p in adapter.parameters()):
+            registry.set_trainable(name, False)
+    for name, fusion in fusions.items():
+        if name in registry.fusions and not any(p.requires_grad for p in fusion.parameters()):
+            set_trainable(registry.fusions[name], False)
 
 
 def folder_of(path: str | Path) -> Path:

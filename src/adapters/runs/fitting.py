@@ -190,8 +190,12 @@ def _arguments(config: RunConfig, kind: Kind, folder: RunFolder, rows: int) -> T
     made: Any = TrainingArguments
     if kind.generates:
         longest = config.task.max_new_tokens + 1  # one more, with which decoders begin
-        made = partial(Seq2SeqTrainingArguments, predict_with_generate=True, generation_max_length=longest)
-        made = partial(made, generation_num_beams=1)
+        made = partial(
+            Seq2SeqTrainingArguments,
+            predict_with_generate=True,
+            generation_max_length=longest,
+            generation_num_beams=1,
+        )
     arguments: TrainingArguments = made(
         output_dir=str(folder.checkpoints),
         num_train_epochs=section.epochs,
