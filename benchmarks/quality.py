@@ -79,7 +79,7 @@ METHODS = {
     "prefix": Method("prefix_tuning[bottleneck_size=128]", 1e-3),
     "compacter": Method("compacter", 3e-3),
 }
-FIRST_METHODS = 4  # these are finished before the others are begun
+FIRST_METHODS = 4  # these are walked together, task by task; then the others one by one
 
 
 @dataclass(frozen=True)
@@ -269,10 +269,11 @@ def needed(known: dict[Run, dict[str, Any]], running: set[Run]) -> list[Run]:
     cells = [(method, task) for method in names for task in tasks]
     busy = {(run.method, run.task) for run in running}
     found = [run for cell in cells if cell not in busy and (run := walked(cell[1], cell[0], known)) is not None]
-    return sorted(
-        found,
-        key=lambda run: (names.index(run.method) >= FIRST_METHODS, SEEDS.index(run.seed), tasks.index(run.task)),
-    )
+
+    def urgency(run: Run) -> tuple[int, int, int]:
+        return max(names.index(run.method), FIRST_METHODS - 1), SEEDS.index(run.seed), tasks.index(run.task)
+
+    return sorted(found, key=urgency)
 
 
 def in_a_process(run: Run) -> str:

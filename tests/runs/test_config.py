@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from adapters.runs import RunConfig, RunError
-from adapters.runs.config import NULL, TaskSection
+from adapters.runs.config import NULL, TaskSection, noted, task_noted
 from adapters.runs.tasks import GLUE, TASKS, completed
 
 
@@ -89,3 +89,15 @@ def test_the_schema_takes_what_is_taken() -> None:
     assert {"type": "string"} in fields["text"]["anyOf"] and texts in fields["text"]["anyOf"]
     labels = next(way for way in fields["labels"]["anyOf"] if way["type"] == "array")
     assert {"type": "integer"} in labels["items"]["anyOf"]
+
+
+def test_what_an_adapter_tells_of_its_task(tmp_path: Path) -> None:
+    task = TaskSection(name="mrpc", kind="classification", text=["a", "b"], data_dir=tmp_path, max_length=64)
+    note = noted(task)
+    assert set(note) == {"name", "kind", "text", "max_length", "max_new_tokens"} and note["text"] == ["a", "b"]
+    changed = task_noted({**note, "later": 1}, "classification", {"text": ["c"], "max_length": None}, tmp_path)
+    assert (changed.name, changed.text, changed.max_length) == ("mrpc", ["c"], 64)
+    for unknown in (None, "text classification", note):  # of another origin, or with another head since
+        assert task_noted(unknown, "tagging", {}, tmp_path) == TaskSection(kind="tagging")
+    with pytest.raises(RunError, match="text is 7"):
+        task_noted({**note, "text": 7}, "classification", {}, tmp_path)

@@ -239,8 +239,13 @@ def test_pushed_and_pulled_adapters_answer_alike(
     assert called(["pull", "paraphrase/mrpc@me", pulled, "--hub", hub, "-m", model], capsys)[0] == 0
     texts = ["-t", "it was good", "-t", "it was fine"]
     code, own, _ = called(["predict", output, *texts], capsys)
-    code, theirs, _ = called(["predict", pulled, "-m", model, "--columns", "sentence1,sentence2", *texts], capsys)
-    assert code == 0 and theirs == own
+    for adapter in ([pulled], ["paraphrase/mrpc@me", "--hub", hub]):  # which know their columns
+        code, theirs, _ = called(["predict", *adapter, "-m", model, *texts], capsys)
+        assert code == 0 and theirs == own
+    code, _, err = called(["predict", pulled, "-m", model, "--columns", "sentence1", *texts[:2]], capsys)
+    assert code == 0
+    code, _, err = called(["predict", pulled, "-m", model, "--columns", "sentence1,sentence1", *texts], capsys)
+    assert code == 2 and "each once" in err
     code, _, err = called(["predict", pulled, *texts], capsys)
     assert code == 2 and "say --model too" in err
     monkeypatch.setattr("sys.stdin", io.StringIO(json.dumps(pairs[0]) + "\n"))

@@ -85,6 +85,35 @@ class TaskSection(Section):
         return value
 
 
+# What is needed to read rows of a task; heads know the labels, and where files were is nobody's business.
+_NOTED = {"name", "kind", "text", "label", "max_length", "max_new_tokens"}
+
+
+def noted(task: TaskSection) -> dict[str, Any]:
+    """What an adapter tells of its task to those who use it without its run."""
+    return task.model_dump(include=_NOTED, exclude_none=True)
+
+
+def task_noted(note: Any, kind: KindName, changes: Mapping[str, Any], path: Path) -> TaskSection:
+    """The task that an adapter tells of, if it is of a kind; otherwise one of this kind of which no more is known.
+
+    Args:
+        note: What `noted` gave; what later versions may add to it is left out.
+        kind: The kind.
+        changes: Other values of fields; None leaves a field as it is.
+        path: The file that the note is of.
+
+    Raises:
+        RunError: a value is wrong.
+    """
+    is_of_kind = isinstance(note, dict) and note.get("kind") == kind
+    known = {key: value for key, value in note.items() if key in _NOTED} if is_of_kind else {"kind": kind}
+    try:
+        return TaskSection.model_validate(known | {k: value for k, value in changes.items() if value is not None})
+    except ValidationError as error:
+        raise RunError(_problems(error, path)) from None
+
+
 class AdapterSection(Section):
     """What is trained."""
 

@@ -11,13 +11,16 @@ from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer
 
 from ..auto import AutoAdapterModel
 from ..composition import AdapterCompositionBlock, Fuse, Stack
-from .config import AdapterSection, RunConfig
+from .config import AdapterSection, RunConfig, noted
 from .errors import RunError
 from .folder import ADAPTER, MODEL
 from .kinds import Kind
 from .kinds.images import ImageClassification
 from .kinds.words import WordKind
 from .splits import kind_of
+
+TASK = "task"
+"""What the files of an adapter call the task that it was trained for."""
 
 _ENDLESS = 1 << 24  # tokens
 
@@ -185,7 +188,7 @@ def save(model: Any, config: RunConfig, kind: Kind, name: str, folder: Path) -> 
     elif section.config is None:
         model.save_head(target, name)
     else:
-        model.save_adapter(target, name)
+        model.save_adapter(target, name, meta_dict={TASK: noted(kind.task)})
     return target
 
 

@@ -7,15 +7,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast, get_args
 
+from ..checkpoints.files import ADAPTER_CONFIG, read_json
+from ..hub.pulling import resolve_adapter_path
 from . import models
-from .config import KindName, TaskSection
+from .config import KindName, task_noted
 from .errors import RunError
 from .folder import MODEL, RunFolder
 from .kinds import KINDS, Kind
 from .kinds.words import WordKind
 from .measuring import measured_loss, outputs_of
 from .rows import Row, Rows
-from .splits import rows_in, rows_of
+from .splits import kind_of, rows_in, rows_of
 
 Watch = Callable[[int], None]
 """Called with the number of rows that are done."""
@@ -73,16 +75,17 @@ class Trained:
         Args:
             adapter: Its folder, or its name on a hub.
             model: The model that it is for.
-            columns: The columns that are read; by default those of the kind of its task.
+            columns: The columns that are read; by default those it was trained with, or those of the kind of its task.
             hub: The hub.
-            max_length: Tokens at which texts are cut off; by default as usual for the kind of its task.
+            max_length: Tokens at which texts are cut off; by default as in its training, or as usual for the kind.
 
         Raises:
             RunError: neither it nor the model has a head whose answers can be read.
         """
         place = models.place_of(model)
         loaded = models.load_model(place)
-        name = loaded.load_adapter(adapter, hub=hub, set_active=True)
+        folder = resolve_adapter_path(adapter, loaded.model_name, hub=hub)
+        name = loaded.load_adapter(folder, set_active=True)
         own = (KINDS[kind].own_head(loaded) for kind in ("causal_lm", "seq2seq_lm", "masked_lm"))
         head_name = name if name in loaded.heads else next(filter(None, own), None)
         if head_name is None:
@@ -92,9 +95,11 @@ class Trained:
         count = int(head.get("num_labels") or 0)
         kind = _kind_of_head(head["head_type"], count)
         labels = loaded.get_labels(head_name) or [str(number) for number in range(count)]
-        known = {"kind": kind, "text": columns and list(columns), "max_length": max_length}
-        task = TaskSection.model_validate(known)
-        return cls(models.in_use(loaded), KINDS[kind](task, models.load_processor(place, KINDS[kind]), labels))
+        file = Path(folder) / ADAPTER_CONFIG
+        given = {"text": columns and list(columns), "max_length": max_length}
+        task = task_noted(read_json(file).get(models.TASK), kind, given, file)
+        read_by = kind_of(task)
+        return cls(models.in_use(loaded), read_by(task, models.load_processor(place, read_by), labels))
 
     def rows(self, file: Path | None, split: str) -> Rows:
         """The rows of a file, or of a split of the run.
