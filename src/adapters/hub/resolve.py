@@ -43,6 +43,8 @@ ADAPTER_HUB_URL = "https://raw.githubusercontent.com/Adapter-Hub/Hub/master/dist
 HUGGING_FACE = "hf"
 """What `hub` is for the Hugging Face Hub alone."""
 
+_NEEDS_MODEL = "depends on the model, which has no name here; give model_name (on the command line --model)."
+
 _ARCHIVE_NAME = re.compile(r"\.(zip|tar|tgz|tbz2|txz|tar\.(gz|bz2|xz))$", re.IGNORECASE)
 
 
@@ -163,7 +165,7 @@ def path_of(hub: Hub, name: Identifier, wanted: Wanted) -> str:
         return f"adapters/{name.org}/{name.file}.json"
     config_id = config_id_of(loaded(wanted.config)) if wanted.config is not None else None
     if not wanted.model_name:
-        raise HubError(f"{str(name)!r} depends on the model, which has no name here; give model_name (--model on the command line).")
+        raise HubError(f"{str(name)!r} {_NEEDS_MODEL}")
     tried = []
     for model in known_names(wanted.model_name):
         try:
@@ -257,7 +259,7 @@ def _from_adapterhub(name: Identifier, wanted: Wanted, access: Access) -> Found:
     """An adapter of the hub that AdapterHub has left behind: its adapters are on the Hugging Face Hub now."""
     hub = WebHub(ADAPTER_HUB_URL, offline=access.is_offline)
     if name.file is None and not wanted.model_name:
-        raise AdapterNotFoundError("it depends on the model, which has no name here; give model_name (--model on the command line).")
+        raise AdapterNotFoundError(f"it {_NEEDS_MODEL}")
     path = path_of(hub, name, wanted)
     repository = f"AdapterHub/{direct_name(path).rpartition('/')[2]}"
     logger.warning("%s of AdapterHub's old hub is now %s on the Hugging Face Hub.", name, repository)
