@@ -327,10 +327,13 @@ def _cell(scores: list[float]) -> str:
 
 
 def _costs(method: str, known: dict[Run, dict[str, Any]]) -> list[str]:
-    """Trained parameters, megabytes, minutes of one run on each task together, and the highest memory."""
+    """Trained parameters, megabytes, minutes of one run on each task together, and the highest memory.
+
+    A run of a task costs the same with every rate and seed: the shortest is the one that other work slowed down least.
+    """
     found = [one for run, one in known.items() if run.method == method]
     seconds = [[one["seconds"] for one in found if one["run"]["task"] == task] for task in TASKS]
-    minutes = f"{sum(map(statistics.fmean, seconds)) / 60:.0f}" if all(seconds) else "–"
+    minutes = f"{sum(map(min, seconds)) / 60:.0f}" if all(seconds) else "–"
     share, disk = found[-1]["share"], found[-1]["disk"]
     return [f"{share:.2f}", f"{disk / 1e6:.1f}", minutes, f"{max(one['memory'] for one in found) / 1e9:.1f}"]
 

@@ -110,8 +110,8 @@ def train_command(
         note(f"Interrupted. It goes on with: adapters train --resume --output {read.output}", quiet)
         raise typer.Exit(130) from None
     show_facts(outcome.metrics, json)
-    texts = len(RunConfig.read(read.output / "run.yaml").task.text or ())
-    again = "" if json else f" Try it: adapters predict {read.output}{' --text …' * texts}"
+    texts = " --text …" * len(outcome.config.task.text or ())
+    again = "" if json else f" Try it: adapters predict {read.output}{texts}"
     note(f"Written to {outcome.path}.{again}", quiet)
 
 

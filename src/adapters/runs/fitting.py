@@ -43,10 +43,12 @@ class Outcome:
     Args:
         metrics: The metrics on the development file, and sizes and seconds.
         path: The folder of what was trained.
+        config: The run with all that was found out, such as its columns.
     """
 
     metrics: dict[str, Any]
     path: Path
+    config: RunConfig
 
 
 def train(
@@ -112,14 +114,14 @@ def train(
         folder.write_history(history)
         draw(folder.path / CURVE, history, metric, name)
         folder.finish(config, metrics)
-    return Outcome(metrics, path)
+    return Outcome(metrics, path, config)
 
 
 def _finished(folder: RunFolder) -> Outcome:
     """What a run came to that is finished already."""
     folder.clear()
     path = folder.path / ADAPTER
-    return Outcome(folder.metrics(), path if path.is_dir() else folder.path / MODEL)
+    return Outcome(folder.metrics(), path if path.is_dir() else folder.path / MODEL, folder.config())
 
 
 def _fit(trainer: AdapterTrainer, section: TrainingSection, last: Path | None) -> None:
