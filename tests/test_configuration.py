@@ -7,16 +7,20 @@ import dataclasses
 import json
 import pickle
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
+from transformers import BertConfig
 
 from adapters import (
     ADAPTER_CONFIG_MAP,
     DEFAULT_ADAPTER_CONFIG,
     AdaLoRAConfig,
     AdapterConfig,
+    AdapterFusionConfig,
     AdapterPlusConfig,
+    AutoAdapterModel,
     BitFitConfig,
     BnConfig,
     CompacterConfig,
@@ -50,7 +54,8 @@ from adapters import (
     VeraConfig,
     get_adapter_config_hash,
 )
-from adapters.configuration import AdapterConfigError
+from adapters.configuration import AdapterConfigError, resolve_adapter_config
+from models import BERT
 
 # As listed in shared/reference/formats.md, A1; those of adapter_plus and prefix_tuning_flat, which have no entry there,
 # and those with changed fields were computed by `adapters` 1.3.0: get_adapter_config_hash(AdapterPlusConfig()).
@@ -276,6 +281,52 @@ def test_round_trips(preset: str) -> None:
     ):
         assert restored.to_dict() == config.to_dict()
         assert get_adapter_config_hash(restored) == get_adapter_config_hash(config)
+
+
+def test_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The path of a JSON file names a configuration, as in 1.3: its fields, or what an `adapter_config.json` holds."""
+    monkeypatch.chdir(tmp_path)
+    plain, of_adapter, of_fusion = (
+        tmp_path / "my configs@work" / "lora.json",
+        Path("adapter_config.json"),
+        Path("fusion"),
+    )
+    plain.parent.mkdir()
+    plain.write_text(json.dumps(AdapterConfig.load("lora[r=2]").to_dict()))
+    of_adapter.write_text(json.dumps({"config": AdapterConfig.load("mam").to_dict(), "name": "a"}))
+    of_fusion.write_text(json.dumps({"config": "static"}))
+    assert AdapterConfig.load(str(plain)) == AdapterConfig.load("lora[r=2]")
+    assert AdapterConfig.load(str(plain), alpha=3) == AdapterConfig.load("lora[r=2]", alpha=3)
+    assert AdapterConfig.load("adapter_config.json") == AdapterConfig.load("mam")
+    assert AdapterFusionConfig.load("fusion", key=False) == AdapterFusionConfig.load("static", key=False)
+    assert resolve_adapter_config(str(plain)) == AdapterConfig.load("lora[r=2]").to_dict()
+    assert resolve_adapter_config("mine", {"mine": "lora[r=2]"}) == resolve_adapter_config("lora[r=2]")
+    model = AutoAdapterModel.from_config(BertConfig(**BERT))
+    model.add_adapter("a", config=str(plain))
+    assert model.adapters_config.get("a") == AdapterConfig.load("lora[r=2]")
+    Path("lora").write_text("{}")
+    assert AdapterConfig.load("lora").architecture == "lora"  # no file hides a preset
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "cannot be read: No such file"),
+        ("{", "is no JSON"),
+        ("[1]", r"holds no configuration, which is an object of fields, but \[1\]"),
+        ('{"config": "own.json"}', "There is no configuration 'own.json'"),  # files do not name files
+        ('{"config": {"architecture": "union", "configs": ["own.json"]}}', "There is no configuration 'own.json'"),
+        ('{"reduction": 2}', "no field 'reduction'"),
+    ],
+)
+def test_files_that_hold_none(
+    content: str | None, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    if content is not None:
+        Path("own.json").write_text(content)
+    with pytest.raises(AdapterConfigError, match=message):
+        AdapterConfig.load("own.json")
 
 
 def test_plain_dictionaries() -> None:

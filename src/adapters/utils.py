@@ -12,8 +12,8 @@ from .checkpoints.files import (
     INTERFACE_CONFIG,
     SETUP_CONFIG,
 )
-from .configuration import AdapterConfig
 from .configuration import get_adapter_config_hash as get_adapter_config_hash
+from .configuration import resolve_adapter_config as resolve_adapter_config
 from .hub.cache import ADAPTER_CACHE as ADAPTER_CACHE
 from .hub.info import AdapterInfo as AdapterInfo
 from .hub.listing import get_adapter_info as get_adapter_info
@@ -37,5 +37,3 @@ ADAPTER_HUB_INDEX_FILE = f"{ADAPTER_HUB_URL}index/{{}}.json"
 ADAPTER_HUB_CONFIG_FILE = f"{ADAPTER_HUB_URL}architectures.json"
 ADAPTER_HUB_ALL_FILE = f"{ADAPTER_HUB_URL}all.json"
 ADAPTER_HUB_ADAPTER_ENTRY_JSON = f"{ADAPTER_HUB_URL}adapters/{{}}/{{}}.json"
-
-resolve_adapter_config = AdapterConfig.load

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from adapters import AdapterConfig
 from adapters.runs import RunConfig, RunError
 from adapters.runs.config import NULL, TaskSection, noted, task_noted
+from adapters.runs.models import with_places
 from adapters.runs.tasks import GLUE, TASKS, completed
 
 
@@ -101,3 +103,13 @@ def test_what_an_adapter_tells_of_its_task(tmp_path: Path) -> None:
         assert task_noted(unknown, "tagging", {}, tmp_path) == TaskSection(kind="tagging")
     with pytest.raises(RunError, match="text is 7"):
         task_noted({**note, "text": 7}, "classification", {}, tmp_path)
+
+
+def test_an_adapter_whose_configuration_is_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "adapter.json"
+    config = RunConfig.read(changes={"model": "bert", "output": str(tmp_path / "out"), "adapter.config": str(file)})
+    with pytest.raises(RunError, match="adapter.config: .*adapter.json cannot be read"):
+        with_places(config)
+    file.write_text('{"architecture": "lora", "r": 2}')
+    written = with_places(config)  # what is written beside the adapter holds it, so that the file may change
+    assert written.adapter.config == AdapterConfig.load("lora[r=2]").to_dict()

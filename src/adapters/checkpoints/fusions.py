@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ..configuration import AdapterFusionConfig
 from ..fusions import build
 from ..methods.fusion import CONTAINER, Fusion
 from ..registry import Adapter, AdapterRegistry, UnknownAdapterError
@@ -75,7 +76,7 @@ def load(
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise AdapterFileError(f"{path}: adapter_names is {names!r}; it should be the names of adapters.")
     with read_from(path, UnknownAdapterError), to_be_filled(wholly=report is None):
-        fusion = build(registry, names, config, name or saved_name, adapters)
+        fusion = build(registry, names, AdapterFusionConfig.parsed(config), name or saved_name, adapters)
     modules = named_modules(fusion, saved_name)
     with read_from(folder):
         tensors = in_todays_form(modules, matched(tensors, aliases(modules), model_type))

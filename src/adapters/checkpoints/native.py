@@ -117,7 +117,7 @@ def load(
     version = data.get("version")
     if config is None:
         with read_from(path):
-            config = AdapterConfig.load(updated_config(data["config"], version))
+            config = AdapterConfig.parsed(updated_config(data["config"], version))
         added = registry.adapters.get(name or saved_name)
         if added is not None and not str(version).startswith("adapters.2"):
             config = _as_added(config, added.config)

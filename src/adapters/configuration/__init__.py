@@ -3,6 +3,7 @@
 from .base import AdapterConfig as AdapterConfig
 from .base import AdapterConfigError as AdapterConfigError
 from .base import presets
+from .base import resolve_adapter_config as resolve_adapter_config
 from .bottleneck import AdapterPlusConfig as AdapterPlusConfig
 from .bottleneck import BnConfig as BnConfig
 from .bottleneck import CompacterConfig as CompacterConfig

@@ -6,8 +6,10 @@ import ast
 import copy
 import dataclasses
 import difflib
+import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, ClassVar, cast
 
 _PRESET_STRING = re.compile(r"^(?P<name>[^\[\]|\s]+)\s*(?:\[(?P<fields>.*)\])?$")
@@ -131,13 +133,20 @@ class AdapterConfig(Fields):
 
         Args:
             config: The name of a preset, with fields to change in brackets, several of them with `|` between them for a
-                union; a dictionary; or a configuration.
+                union; the path of a JSON file, such as an `adapter_config.json`; a dictionary; or a configuration.
             download_kwargs: Taken for compatibility; nothing is downloaded for a configuration.
             **kwargs: Fields to change.
 
         Raises:
-            AdapterConfigError: the preset or a field is not known, or a value has no meaning.
+            AdapterConfigError: the preset or a field is not known, a value has no meaning, or the file cannot be read.
         """
+        if isinstance(config, str) and config not in AdapterConfig._presets and is_config_file(config):
+            config = read_config_file(config)
+        return AdapterConfig.parsed(config, **kwargs)
+
+    @staticmethod
+    def parsed(config: str | Mapping[str, Any] | AdapterConfig, **kwargs: Any) -> AdapterConfig:
+        """As `load`, but of no file: for what files say themselves, which may come from anywhere."""
         if isinstance(config, str) and "|" in config:
             if kwargs:
                 raise AdapterConfigError(f"Of a union, fields are changed in brackets, not by {', '.join(kwargs)}.")
@@ -152,7 +161,7 @@ class AdapterConfig(Fields):
         if isinstance(config, Mapping):
             return AdapterConfig.from_dict({**config, **kwargs})
         raise AdapterConfigError(
-            f"A configuration is the name of a preset, a dictionary or an AdapterConfig, not {config!r}."
+            f"A configuration is the name of a preset, a JSON file, a dictionary or an AdapterConfig, not {config!r}."
         )
 
 
@@ -169,6 +178,49 @@ def register_preset(name: str, config: AdapterConfig) -> None:
 def presets() -> dict[str, AdapterConfig]:
     """All configurations that have a name."""
     return dict(AdapterConfig._presets)
+
+
+def is_config_file(text: str) -> bool:
+    """Whether a text names a file with a configuration: one that is there, or one that should be, by its ending."""
+    return text.lower().endswith(".json") or Path(text).expanduser().is_file()
+
+
+def read_config_file(path: str | Path) -> Any:
+    """What a JSON file says of a configuration: its fields, or what it has as "config", as files of adapters do.
+
+    Raises:
+        AdapterConfigError: there is no such file, or no configuration in it.
+    """
+    path = Path(path).expanduser()
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise AdapterConfigError(f"{path} cannot be read: {error.strerror}.") from None
+    except ValueError as error:
+        raise AdapterConfigError(f"{path} is no JSON: {error}.") from None
+    if not isinstance(found, dict):
+        raise AdapterConfigError(f"{path} holds no configuration, which is an object of fields, but {found!r:.60}.")
+    return found.get("config") or found
+
+
+def resolve_adapter_config(
+    config: str | Mapping[str, Any], local_map: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """The fields of a configuration, from whatever names one.
+
+    >>> resolve_adapter_config("seq_bn[reduction_factor=32]")["reduction_factor"]
+    32
+
+    Args:
+        config: A dictionary, which is given as it is; or what else `AdapterConfig.load` takes.
+        local_map: Configurations by names, which come before those that the library knows.
+
+    Raises:
+        AdapterConfigError: as `AdapterConfig.load`.
+    """
+    if isinstance(config, str) and local_map is not None and config in local_map:
+        config = local_map[config]
+    return dict(config) if isinstance(config, Mapping) else AdapterConfig.load(config).to_dict()
 
 
 def check_fields(config_class: type[Fields], fields: Mapping[str, Any]) -> None:

@@ -7,7 +7,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from .base import AdapterConfigError, Fields, check_all_fields, check_fields, parse_preset
+from .base import (
+    AdapterConfigError,
+    Fields,
+    check_all_fields,
+    check_fields,
+    is_config_file,
+    parse_preset,
+    read_config_file,
+)
 from .checks import is_probability, require, require_booleans
 
 
@@ -56,13 +64,20 @@ class FusionConfig(Fields):
         True
 
         Args:
-            config: `"dynamic"`, `"static"` or `"gate"`, with fields to change in brackets; a dictionary; or a
-                configuration.
+            config: `"dynamic"`, `"static"` or `"gate"`, with fields to change in brackets; a JSON file, such as an
+                `adapter_fusion_config.json`; a dictionary; or a configuration.
             **kwargs: Fields to change.
 
         Raises:
             AdapterConfigError: the name or a field is not known, or a value has no meaning.
         """
+        if isinstance(config, str) and config not in ADAPTERFUSION_CONFIG_MAP and is_config_file(config):
+            config = read_config_file(config)
+        return cls.parsed(config, **kwargs)
+
+    @classmethod
+    def parsed(cls, config: str | Mapping[str, Any] | FusionConfig, **kwargs: Any) -> FusionConfig:
+        """As `load`, but of no file: for what files say themselves, which may come from anywhere."""
         if isinstance(config, str):
             name, fields = parse_preset(config)
             if name not in ADAPTERFUSION_CONFIG_MAP:
@@ -76,8 +91,8 @@ class FusionConfig(Fields):
         if isinstance(config, Mapping):
             return cls.from_dict({**config, **kwargs})
         raise AdapterConfigError(
-            f"A configuration of a fusion is 'dynamic', 'static', 'gate', a dictionary or an AdapterFusionConfig, not "
-            f"{config!r}."
+            f"A configuration of a fusion is 'dynamic', 'static', 'gate', a JSON file, a dictionary or an "
+            f"AdapterFusionConfig, not {config!r}."
         )
 
 

@@ -92,7 +92,7 @@ class ConfigUnion(AdapterConfig):
         configs = config.get("configs")
         if not isinstance(configs, (list, tuple)):
             raise AdapterConfigError("A union has 'configs', a list of configurations.")
-        return cls(*(AdapterConfig.load(inner) for inner in configs))
+        return cls(*(AdapterConfig.parsed(inner) for inner in configs))
 
     def replace(self, **changes: Any) -> AdapterConfig:
         """The same union with some fields changed, which are named with the number of the configuration in front.

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..configuration import AdapterConfig
-from ..configuration.base import parse_preset
+from ..configuration.base import is_config_file, parse_preset
 from .errors import AdapterNotFoundError, HubError
 from .reading import hub_in_use, open_hub
 
@@ -37,9 +37,10 @@ def config_from_hub(text: str) -> AdapterConfig:
     if not isinstance(known, Mapping) or not isinstance(known.get(name), Mapping):
         there = ", ".join(sorted(known)) if isinstance(known, Mapping) and known else "none"
         raise AdapterNotFoundError(f"{hub.address} has no configuration {name!r}; it has {there}.")
-    return AdapterConfig.load(known[name], **fields)
+    return AdapterConfig.parsed(known[name], **fields)
 
 
 def loaded(config: str | Mapping[str, Any]) -> AdapterConfig:
     """A configuration from whatever names one, also on a hub. See `AdapterConfig.load`."""
-    return config_from_hub(config) if isinstance(config, str) and "@" in config else AdapterConfig.load(config)
+    is_on_hub = isinstance(config, str) and "@" in config and not is_config_file(config)
+    return config_from_hub(str(config)) if is_on_hub else AdapterConfig.load(config)

@@ -227,6 +227,6 @@ def full_config(card: AdapterCard, architectures: Mapping[str, Mapping[str, Any]
     if using in architectures:
         return {**architectures[using], **fields}
     try:
-        return AdapterConfig.load(using, **fields).to_dict()
+        return AdapterConfig.parsed(using, **fields).to_dict()
     except (AdapterConfigError, TypeError) as error:
         raise CardError(f"config.using is {using!r}: {error}") from None

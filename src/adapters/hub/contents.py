@@ -107,4 +107,4 @@ def _config(data: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     if not isinstance(config, (Mapping, str)):
         hint = "it is one of peft: load it, and save it with save_adapter" if "peft_type" in data else "is it cut off?"
         raise HubError(f"{folder / ADAPTER.config} has no 'config'; {hint}.")
-    return AdapterConfig.load(updated_config(config, data.get("version"))).to_dict()
+    return AdapterConfig.parsed(updated_config(config, data.get("version"))).to_dict()

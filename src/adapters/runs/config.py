@@ -119,7 +119,7 @@ class AdapterSection(Section):
 
     name: str | None = Field(None, description="The name of the adapter; by default that of the task.")
     config: str | dict[str, Any] | None = Field(
-        "seq_bn", description="A preset such as `lora[r=16]`, or a dictionary; null for the head alone."
+        "seq_bn", description="A preset such as `lora[r=16]`, a JSON file, or a dictionary; null for the head alone."
     )
     under: list[str] = Field([], description="Adapters to load and to stack below it, such as one for a language.")
     fuse: list[str] = Field([], description="Adapters to load and to fuse (AdapterFusion), instead of a new one.")

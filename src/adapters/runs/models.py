@@ -11,6 +11,8 @@ from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer
 
 from ..auto import AutoAdapterModel
 from ..composition import AdapterCompositionBlock, Fuse, Stack
+from ..configuration import AdapterConfig, AdapterConfigError
+from ..configuration.base import is_config_file
 from .config import AdapterSection, RunConfig, noted
 from .errors import RunError
 from .folder import ADAPTER, MODEL
@@ -26,13 +28,18 @@ _ENDLESS = 1 << 24  # tokens
 
 
 def with_places(config: RunConfig) -> RunConfig:
-    """A configuration that holds whole paths where it names folders, so that it means the same from everywhere.
+    """A configuration that means the same from everywhere: with whole paths of folders, and what its file says.
 
     Raises:
-        RunError: the model is named by a path, and there is no such folder.
+        RunError: the model is named by a path, and there is no such folder; or the file cannot be read.
     """
     section = config.adapter
-    update = {key: [_place(name) for name in getattr(section, key)] for key in ("under", "fuse")}
+    update: dict[str, Any] = {key: [_place(name) for name in getattr(section, key)] for key in ("under", "fuse")}
+    if isinstance(section.config, str) and is_config_file(section.config):
+        try:
+            update["config"] = AdapterConfig.load(section.config).to_dict()
+        except AdapterConfigError as error:
+            raise RunError(f"adapter.config: {error}") from None
     return config.model_copy(
         update={"model": place_of(config.model), "adapter": section.model_copy(update=update)},
     )
