@@ -108,7 +108,7 @@ def test_what_an_adapter_tells_of_its_task(tmp_path: Path) -> None:
 def test_an_adapter_whose_configuration_is_a_file(tmp_path: Path) -> None:
     file = tmp_path / "adapter.json"
     config = RunConfig.read(changes={"model": "bert", "output": str(tmp_path / "out"), "adapter.config": str(file)})
-    with pytest.raises(RunError, match="adapter.config: .*adapter.json cannot be read"):
+    with pytest.raises(RunError, match=r"adapter\.config: .*adapter\.json cannot be read"):
         with_places(config)
     file.write_text('{"architecture": "lora", "r": 2}')
     written = with_places(config)  # what is written beside the adapter holds it, so that the file may change
