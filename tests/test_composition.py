@@ -614,3 +614,10 @@ def test_rows_of_any_architecture(architecture: zoo.Architecture, preset: str) -
     for skip in ((), (0,)):
         expected = torch.cat([run("a", skip), run("b", skip)])
         assert torch.allclose(run(Parallel("a", "b"), skip), expected, rtol=1e-3, atol=1e-3)
+
+
+def test_lists_within_lists_are_what_1_3_makes_of_them() -> None:
+    """Stacks of fusions of stacks …"""
+    assert adapters.parse_composition(["a", ["b", ["c", "d"]]]) == Stack("a", Fuse("b", Stack("c", "d")))
+    assert adapters.parse_composition([["a", "b"]]) == Stack(Fuse("a", "b"))
+    assert adapters.parse_composition([]) is None and adapters.parse_composition("a") == Stack("a")

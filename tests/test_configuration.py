@@ -50,6 +50,7 @@ from adapters import (
     PromptTuningConfig,
     SeqBnConfig,
     SeqBnInvConfig,
+    Stack,
     UniPELTConfig,
     VeraConfig,
     get_adapter_config_hash,
@@ -580,5 +581,36 @@ def test_model_adapters_config() -> None:
     assert data.keys() == {"adapters", "config_map", "fusions", "fusion_config_map", "fusion_name_map"}
     restored = ModelAdaptersConfig(**json.loads(json.dumps(data)))
     assert restored.to_dict() == data
+    assert list(configs.config_map.values()) == [configs.get("a"), configs.get("c")]
     with pytest.raises(ValueError, match="'a' already"):
         configs.add("a")
+
+
+def test_configurations_of_a_model_tell_kinds_and_what_is_active() -> None:
+    model = AutoAdapterModel.from_config(BertConfig(**BERT))
+    model.add_adapter("a", config="double_seq_bn[leave_out=[1]]")
+    model.add_adapter("u", config="prefix_tuning|seq_bn")
+    found = model.adapters_config
+    assert (found.active_setup, found.skip_layers) == (None, None)
+    assert found.match("a", BnConfig, 0, "mh_adapter") == found.get("a")
+    assert found.match("u", BnConfig, location_key="output_adapter") == SeqBnConfig()
+    none = [("a", LoRAConfig, 0, None), ("a", BnConfig, 1, None), ("u", BnConfig, 0, "mh_adapter"), ("e", BnConfig)]
+    assert [found.match(*asked) for asked in none] == [None] * 4
+    model.set_active_adapters(["a", "u"], skip_layers=[0])
+    assert (model.adapters_config.active_setup, model.adapters_config.skip_layers) == (Stack("a", "u"), [0])
+
+
+@pytest.mark.parametrize("where", ["adapters", "fusions"])
+def test_configurations_of_a_model_name_no_files(where: str, tmp_path: Path) -> None:
+    """They are read from the `config.json` of models, which may come from anywhere."""
+    (tmp_path / "own.json").write_text(json.dumps(SeqBnConfig().to_dict()))
+    with pytest.raises(AdapterConfigError, match="There is no configuration"):
+        ModelAdaptersConfig(**{where: {"a": str(tmp_path / "own.json")}})
+
+
+@pytest.mark.parametrize("where", ["adapters", "fusions"])
+def test_configurations_of_a_model_name_no_files(where: str, tmp_path: Path) -> None:
+    """They are read from the `config.json` of models, which may come from anywhere."""
+    (tmp_path / "own.json").write_text(json.dumps(SeqBnConfig().to_dict()))
+    with pytest.raises(AdapterConfigError, match="There is no configuration"):
+        ModelAdaptersConfig(**{where: {"a": str(tmp_path / "own.json")}})

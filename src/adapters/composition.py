@@ -263,7 +263,7 @@ def parse_composition(
 
     Args:
         adapter_composition: A name, a block, a list of these (a `Stack`), or None.
-        level: The depth of a nested list: the lists in a list are `Fuse` blocks.
+        level: The depth of a nested list: the lists in a list are `Fuse` blocks, those in these `Stack` blocks …
         model_type: Taken for compatibility; every block is defined for every architecture.
 
     Raises:
@@ -274,7 +274,7 @@ def parse_composition(
     if isinstance(adapter_composition, str):
         return Stack(adapter_composition)
     if isinstance(adapter_composition, Sequence):
-        block = Stack if level == 0 else Fuse
+        block = Fuse if level % 2 else Stack
         children = [
             c if c is None or isinstance(c, str) else parse_composition(c, level + 1) for c in adapter_composition
         ]

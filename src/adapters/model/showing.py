@@ -22,12 +22,17 @@ class ShowsAdapters(ActivatesAdapters):
 
     @property
     def adapters_config(self) -> ModelAdaptersConfig:
-        """The configurations of the adapters and fusions, by name; those of `peft` are in `model.peft_config`."""
+        """The configurations of the adapters and fusions by name, and what is active: a copy, which changes nothing.
+
+        Configurations of `peft` are in `model.peft_config`.
+        """
         found = ModelAdaptersConfig()
         for name, adapter in self._adapter_registry.adapters.items():
             found.add(name, adapter.config)
         for fusion in self._adapter_registry.fusions.values():
             found.add_fusion(fusion.adapter_names, fusion.config, fusion.name)
+        found.active_setup = self._adapter_registry.active
+        found.skip_layers = list(self._adapter_registry.skip_layers) or None
         return found
 
     @property
