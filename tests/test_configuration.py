@@ -606,11 +606,3 @@ def test_configurations_of_a_model_name_no_files(where: str, tmp_path: Path) -> 
     (tmp_path / "own.json").write_text(json.dumps(SeqBnConfig().to_dict()))
     with pytest.raises(AdapterConfigError, match="There is no configuration"):
         ModelAdaptersConfig(**{where: {"a": str(tmp_path / "own.json")}})
-
-
-@pytest.mark.parametrize("where", ["adapters", "fusions"])
-def test_configurations_of_a_model_name_no_files(where: str, tmp_path: Path) -> None:
-    """They are read from the `config.json` of models, which may come from anywhere."""
-    (tmp_path / "own.json").write_text(json.dumps(SeqBnConfig().to_dict()))
-    with pytest.raises(AdapterConfigError, match="There is no configuration"):
-        ModelAdaptersConfig(**{where: {"a": str(tmp_path / "own.json")}})
