@@ -388,7 +388,7 @@ class ModelWithFlexibleHeadsAdaptersMixin(AddsHeads, TellsOfHeads, RunsHeads):
         strict: bool = True,
         report: LoadReport | None = None,
     ) -> str:
-        """Add a head from a folder or a hub. A head of the same name is replaced.
+        """Add a head from a folder or a hub, and make it the active one. A head of the same name is replaced.
 
         Args:
             save_directory: A folder, or what else `load_adapter` takes.
@@ -419,7 +419,7 @@ class ModelWithFlexibleHeadsAdaptersMixin(AddsHeads, TellsOfHeads, RunsHeads):
 
         name, head = read_with_report(folder, strict, report, read)
         check_saved_name(name, folder)
-        self._attach_head(name, head, set_active=False, is_tied=False)
+        self._attach_head(name, head, set_active=True, is_tied=False)
         return name
 
     # -- with adapters ----------------------------------------------------------------------------------------------

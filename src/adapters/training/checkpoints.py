@@ -96,11 +96,11 @@ _CONFIGS = (ADAPTER_CONFIG, FUSION_CONFIG, HEAD_CONFIG)
 
 @contextlib.contextmanager
 def _heads_or_none(model: nn.Module) -> Iterator[None]:
-    """Take back the heads that a `with` block has attached, if it fails."""
+    """Take back the heads that a `with` block has attached, if it fails. The active one stays so in any case."""
     if not isinstance(model, ModelWithFlexibleHeadsAdaptersMixin):
         yield
         return
-    heads = model.heads.items()
+    heads, active = model.heads.items(), model.active_head
     try:
         yield
     except BaseException:
@@ -110,6 +110,8 @@ def _heads_or_none(model: nn.Module) -> Iterator[None]:
             model.heads.attach(name, head)
         model._note_tied()
         raise
+    finally:
+        model.active_head = active
 
 
 def _fill(model: nn.Module, tensors: dict[str, Tensor], folder: Path) -> None:
