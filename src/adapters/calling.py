@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from transformers.utils.generic import ModelOutput
@@ -196,24 +197,41 @@ class BegunCall:
         found: dict[str, Any] = {}
         if self.options.shows_fusions:
             placed = {name: fusion.placements for name, fusion in self.registry.fusions.items()}
-            found["adapter_fusion_attentions"] = _by_place(placed, self._observation)
+            found["adapter_fusion_attentions"] = _by_place(placed, self._observation, lambda weights: weights[-1])
         if self.options.shows_gates:
             placed = {name: adapter.placements for name, adapter in self.registry.adapters.items()}
-            found["adapter_gating_scores"] = _by_place(placed, self._observation)
+            found["adapter_gating_scores"] = _by_place(placed, self._observation, _together)
         return _extended(output, found)
 
 
-def _by_place(placements: Mapping[str, Any], observation: Observation) -> dict[str, dict[int, dict[str, Any]]]:
-    """What modules have shown: by name, layer and location, as arrays."""
-    found: dict[str, dict[int, dict[str, Any]]] = {}
+def _by_place(
+    placements: Mapping[str, Any], observation: Observation, joined: Callable[[list[np.ndarray]], np.ndarray]
+) -> dict[str, dict[int, dict[str, Any]]]:
+    """What modules have shown: by name, layer and location, as arrays.
+
+    Args:
+        placements: The modules by the names of their adapters or fusions.
+        observation: What they have shown.
+        joined: What is made of all that is of one location.
+    """
+    shown: dict[str, dict[int, dict[str, list[np.ndarray]]]] = {}
     for name, placed in placements.items():
         for p in placed:
             if p.module in observation.seen:
                 is_cross = isinstance(p.point, Sublayer) and p.point.kind == "cross_attention"
                 location = "cross_adapter" if is_cross else p.location
                 value = observation.seen[p.module].detach().float().cpu().numpy()
-                found.setdefault(name, {}).setdefault(p.layer, {})[location] = value
-    return found
+                shown.setdefault(name, {}).setdefault(p.layer, {}).setdefault(location, []).append(value)
+    return {
+        name: {layer: {key: joined(values) for key, values in places.items()} for layer, places in layers.items()}
+        for name, layers in shown.items()
+    }
+
+
+def _together(values: list[np.ndarray]) -> np.ndarray:
+    """The gates of a location. Shape: several of (R, n), to (R, N), or to (R,) where there is one only."""
+    found = np.concatenate(values, -1)
+    return found.squeeze(-1) if found.shape[-1] == 1 else found
 
 
 def _extended(output: Any, found: Mapping[str, Any]) -> Any:

@@ -21,6 +21,7 @@ from .base import AdapterModule, Chooser, Method, Placement, SharedParameters, S
 from .hypercomplex import HypercomplexLinear, rule_parameters, weight_parameters
 from .invertible import COUPLINGS
 from .layers import Activation, Projection, drop_rows, seeded
+from .observed import Observation, show
 
 
 class BottleneckMap(SublayerMap, ABC):
@@ -165,7 +166,10 @@ class Bottleneck(BottleneckMap):
         if self.training and config.stochastic_depth:
             y = drop_rows(y, config.stochastic_depth)
         if config.use_gating:
-            y = y * torch.sigmoid(self.gate(h)).mean(dim=1).unsqueeze(-1)
+            gate = torch.sigmoid(self.gate(h)).mean(dim=1)  # (B, 1)
+            if Observation.count:
+                show(self, gate)
+            y = y * gate.unsqueeze(-1)
         return y
 
     @property
@@ -174,8 +178,10 @@ class Bottleneck(BottleneckMap):
         return bool(self.config.use_gating or self.config.stochastic_depth)
 
     def stack_key(self) -> Hashable:
-        """See `AdapterModule.stack_key`: sizes may differ."""
+        """See `AdapterModule.stack_key`: sizes may differ. Gates read the rows of their adapter by themselves."""
         config = self.config
+        if config.use_gating:
+            return None
         same = tuple(config[name] for name in _STACKED_ALIKE)
         scaling = config.scaling if isinstance(config.scaling, str) else "number"
         like = next(self.parameters())
@@ -190,7 +196,7 @@ class Bottleneck(BottleneckMap):
 # What bottlenecks must agree in, to be computed together: the order of their operations.
 _STACKED_ALIKE = (
     *("original_ln_before", "original_ln_after", "ln_before", "ln_after", "is_parallel", "residual_before_ln"),
-    *("adapter_residual_before_ln", "use_gating", "dropout", "stochastic_depth"),
+    *("adapter_residual_before_ln", "dropout", "stochastic_depth"),
 )
 
 
@@ -213,9 +219,7 @@ class StackedBottleneck(BottleneckMap):
         self._activation = modules[0]._activation
         config = modules[0].config
         self._has_factors = any(m.config.scaling != 1.0 for m in modules)
-        self._is_plain = not (
-            self._has_factors or config.ln_before or config.dropout or config.stochastic_depth or config.use_gating
-        )
+        self._is_plain = not (self._has_factors or config.ln_before or config.dropout or config.stochastic_depth)
         # Where the parameters are: they can be exchanged.
         inner = [part for module in modules for part in module.modules()]
         self._holders: list[tuple[dict[str, Tensor], str]] = [
@@ -246,7 +250,7 @@ class StackedBottleneck(BottleneckMap):
         up_bias: Tensor,
         others: Sequence[Tensor],
     ) -> Tensor:
-        """The same with norms, scaling, dropout and gates."""
+        """The same with norms, scaling and dropout."""
         config, further = self.config, iter(others)
         z = nn.functional.layer_norm(x, x.shape[-1:]) * next(further) + next(further) if config.ln_before else x
         y = torch.baddbmm(up_bias, self._activation(torch.baddbmm(down_bias, z, down)), up)
@@ -257,9 +261,6 @@ class StackedBottleneck(BottleneckMap):
             y = nn.functional.dropout(y, config.dropout)
         if training and config.stochastic_depth:
             y = drop_rows(y.view(h.shape), config.stochastic_depth).view(y.shape)
-        if config.use_gating:
-            gates = torch.sigmoid(torch.baddbmm(next(further), x, next(further)))
-            y = y.view(h.shape) * gates.view(*h.shape[:-1], 1).mean(dim=1, keepdim=True)
         return y
 
     def normed(self, y: Tensor) -> Tensor:
@@ -293,8 +294,6 @@ class StackedBottleneck(BottleneckMap):
             found.append(_rows([m.scaling for m in modules]))
         elif self._has_factors:
             found.append(found[0].new_tensor([[[m.config.scaling]] for m in modules]))
-        if config.use_gating:
-            found += [_rows([m.gate.bias for m in modules]), torch.stack([m.gate.weight.t() for m in modules])]
         if config.ln_after:
             found += [_rows([m.adapter_norm_after.weight for m in modules])]
             found += [_rows([m.adapter_norm_after.bias for m in modules])]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from contextvars import ContextVar, Token
 from types import TracebackType
 
@@ -21,6 +24,7 @@ class Observation:
 
     def __init__(self) -> None:
         self.seen: dict[nn.Module, Tensor] = {}
+        self.rows: Tensor | None = None
         self._token: Token[Observation | None] | None = None
 
     def __enter__(self) -> Observation:
@@ -43,4 +47,25 @@ def show(module: nn.Module, value: Tensor) -> None:
     """Let see what a module has computed. To be called only if `Observation.count` is not zero."""
     observation = _CURRENT.get()
     if observation is not None:
-        observation.seen[module] = value
+        observation.seen[module] = value if observation.rows is None else value[observation.rows]
+
+
+def shown_for(rows: Tensor) -> AbstractContextManager[None]:
+    """Within this block modules compute more rows than those that are theirs. Shape: (R,), true for theirs."""
+    return _shown_for(rows) if Observation.count else _AS_IT_IS
+
+
+_AS_IT_IS = contextlib.nullcontext()
+
+
+@contextlib.contextmanager
+def _shown_for(rows: Tensor) -> Iterator[None]:
+    observation = _CURRENT.get()
+    if observation is None:
+        yield
+        return
+    observation.rows, former = rows, observation.rows
+    try:
+        yield
+    finally:
+        observation.rows = former

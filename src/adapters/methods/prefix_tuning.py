@@ -22,6 +22,7 @@ from ..configuration import AdapterConfig, ConfigUnion, PrefixTuningConfig
 from .base import AdapterModule, Method, Placement, PrefixMap, SharedModule
 from .kept import Keeper, flows
 from .layers import Activation, seeded
+from .observed import Observation, show
 
 
 class PrefixGroup(nn.Module):
@@ -151,6 +152,8 @@ class Prefix(PrefixMap):
         if hidden is None or not self.reads_hidden:
             return keys, values
         gate = torch.sigmoid(nn.functional.linear(hidden, self.weight, self.bias)).mean(dim=1)
+        if Observation.count:
+            show(self, gate)
         gate = gate[:, :, None, None, None]  # (B, 1 or 2, 1, 1, 1)
         return keys * gate[:, 0], values * gate[:, -1]
 
@@ -259,6 +262,7 @@ def _placements(config: PrefixTuningConfig, host: str, groups: dict[str, list[_A
         }
     )
     yield Placement(host, "prefix_tuning.prefix_tunings", "prefix_tuning", -1, pool)
-    for number, (layer, sublayer, core) in enumerate(itertools.chain.from_iterable(groups.values())):
+    attentions = [(name, *place) for name, places in groups.items() for place in places]
+    for number, (name, layer, sublayer, core) in enumerate(attentions):
         prefix = Prefix(config, sublayer.size, pool, 2 * number)
-        yield Placement(core.path, "prefix_tuning.prefix_gates", "prefix_tuning", layer.index, prefix, core)
+        yield Placement(core.path, "prefix_tuning.prefix_gates", name, layer.index, prefix, core)

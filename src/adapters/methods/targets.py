@@ -18,6 +18,7 @@ from .embedding_lora import check_embedding, check_is_used
 from .experts import experts_placements
 from .kept import Keeper
 from .layers import seeded
+from .observed import Observation, show
 
 _CONTAINER = "loras"
 
@@ -91,7 +92,10 @@ class AdaptedMatrix(Keeper, WeightMap, ABC):
     def gates(self, x: Tensor) -> Tensor:
         """How much of each part is let through: the mean over all tokens. Shape: (..., T, I) to (..., 1, n)."""
         assert self.gate is not None
-        return torch.sigmoid(self.gate(x.to(self.gate.weight.dtype))).mean(dim=-2, keepdim=True)
+        gates = torch.sigmoid(self.gate(x.to(self.gate.weight.dtype))).mean(dim=-2, keepdim=True)
+        if Observation.count:
+            show(self, gates.squeeze(-2))
+        return gates
 
     def require_no_gate(self) -> None:
         """Raise a ValueError if there is a gate: with it, the layer is not linear."""

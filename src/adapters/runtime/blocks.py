@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ..methods.fusion import FusionModule
-from ..methods.observed import Observation, show
+from ..methods.observed import Observation, show, shown_for
 from .choice import Together, together
 from .flows import Flow, Fused, Mean, Mixture, Pieces, Rows
 from .lanes import Assignment, Lanes
@@ -189,8 +189,11 @@ class ByRows:
         for lane, change in enumerate(self.changes):
             if assignment.known is not None and lane not in assignment.known:
                 continue
-            if change is not unchanged:
-                result = torch.where(lanes == lane, change(value, *others), result)
+            if change is unchanged:
+                continue
+            is_own = lanes == lane
+            with shown_for(is_own.flatten()):
+                result = torch.where(is_own, change(value, *others), result)
         return result
 
 

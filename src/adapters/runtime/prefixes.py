@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ..methods.base import PrefixMap
 from ..methods.kept import Kept, flows
+from ..methods.observed import Observation, shown_for
 from .calls import Calls
 from .flows import Flow, Mean, Pieces, Rows, modules_of
 from .lanes import Lanes
@@ -123,12 +124,16 @@ class PrefixByRows(PrefixSource):
     def prefix(self, hidden: Tensor | None) -> Prefix:
         """See `PrefixSource.prefix`."""
         assert hidden is not None
-        found = [source.prefix(hidden) if source.length else None for source in self.sources]
-        given = [one for one in found if one is not None]
-        tensors = [tensor for one in given for tensor in one if tensor is not None]
         assignment = self.lanes.assignment(hidden)
         rows, each = hidden.shape[0], hidden.shape[0] // assignment.groups
         lanes = tuple(range(len(self.sources)))
+        if Observation.count:
+            of_rows = assignment.slots(lanes, hidden.device).repeat_interleave(each)
+            found = [self._shown(source, hidden, of_rows == lane) for lane, source in enumerate(self.sources)]
+        else:
+            found = [source.prefix(hidden) if source.length else None for source in self.sources]
+        given = [one for one in found if one is not None]
+        tensors = [tensor for one in given for tensor in one if tensor is not None]
         if any(one[0].shape[0] > 1 for one in given):  # the rows of one adapter differ too
             keys, values, seen = self._stacked(found, rows)
             chosen = assignment.slots(lanes, keys.device).repeat_interleave(each)
@@ -140,6 +145,12 @@ class PrefixByRows(PrefixSource):
         stacks = [keys[:, 0], values[:, 0], *([] if seen is None else [seen[:, 0]])]
         own = [one.repeat_interleave(each, 0) for one in assignment.chosen(stacks, lanes)]
         return own[0], own[1], own[2] if seen is not None else None
+
+    @staticmethod
+    def _shown(source: PrefixSource, hidden: Tensor, rows: Tensor) -> Prefix | None:
+        """The prefix of a lane, which shows the gates of its own rows."""
+        with shown_for(rows):
+            return source.prefix(hidden) if source.length else None
 
     def _stacked(self, found: Sequence[Prefix | None], rows: int) -> tuple[Tensor, Tensor, Tensor | None]:
         """Shapes: (L, 1 or R, K, P, d), twice, and (L, 1 or R, P)."""
