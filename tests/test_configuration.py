@@ -305,6 +305,8 @@ def test_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = AutoAdapterModel.from_config(BertConfig(**BERT))
     model.add_adapter("a", config=str(plain))
     assert model.adapters_config.get("a") == AdapterConfig.load("lora[r=2]")
+    long = f"lora[leave_out={list(range(200))}]"  # longer than names of files may be
+    assert AdapterConfig.load(long)["leave_out"] == list(range(200))
     Path("lora").write_text("{}")
     assert AdapterConfig.load("lora").architecture == "lora"  # no file hides a preset
 

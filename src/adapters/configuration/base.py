@@ -7,6 +7,7 @@ import copy
 import dataclasses
 import difflib
 import json
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -182,7 +183,7 @@ def presets() -> dict[str, AdapterConfig]:
 
 def is_config_file(text: str) -> bool:
     """Whether a text names a file with a configuration: one that is there, or one that should be, by its ending."""
-    return text.lower().endswith(".json") or Path(text).expanduser().is_file()
+    return text.lower().endswith(".json") or os.path.isfile(os.path.expanduser(text))  # also of texts that are no paths
 
 
 def read_config_file(path: str | Path) -> Any:
@@ -191,7 +192,7 @@ def read_config_file(path: str | Path) -> Any:
     Raises:
         AdapterConfigError: there is no such file, or no configuration in it.
     """
-    path = Path(path).expanduser()
+    path = Path(os.path.expanduser(path))
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:

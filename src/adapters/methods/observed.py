@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
 from contextvars import ContextVar, Token
 from types import TracebackType
 
@@ -50,16 +49,9 @@ def show(module: nn.Module, value: Tensor) -> None:
         observation.seen[module] = value if observation.rows is None else value[observation.rows]
 
 
-def shown_for(rows: Tensor) -> AbstractContextManager[None]:
-    """Within this block modules compute more rows than those that are theirs. Shape: (R,), true for theirs."""
-    return _shown_for(rows) if Observation.count else _AS_IT_IS
-
-
-_AS_IT_IS = contextlib.nullcontext()
-
-
 @contextlib.contextmanager
-def _shown_for(rows: Tensor) -> Iterator[None]:
+def shown_for(rows: Tensor) -> Iterator[None]:
+    """Within this block modules compute more rows than those that are theirs. Shape: (R,), true for theirs."""
     observation = _CURRENT.get()
     if observation is None:
         yield

@@ -192,8 +192,12 @@ class ByRows:
             if change is unchanged:
                 continue
             is_own = lanes == lane
-            with shown_for(is_own.flatten()):
-                result = torch.where(is_own, change(value, *others), result)
+            if Observation.count:
+                with shown_for(is_own.flatten()):
+                    changed = change(value, *others)
+            else:
+                changed = change(value, *others)
+            result = torch.where(is_own, changed, result)
         return result
 
 
