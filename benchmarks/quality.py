@@ -79,7 +79,6 @@ METHODS = {
     "prefix": Method("prefix_tuning[bottleneck_size=128]", 1e-3),
     "compacter": Method("compacter", 3e-3),
 }
-FIRST_METHODS = 4  # these are walked together, task by task; then the others one by one
 
 
 @dataclass(frozen=True)
@@ -264,14 +263,15 @@ def everything(results: Results = Path("quality.jsonl"), jobs: int = 1) -> None:
 
 
 def needed(known: dict[Run, dict[str, Any]], running: set[Run]) -> list[Run]:
-    """What each method needs next on each task, the most urgent first."""
+    """What each method needs next on each task: all of them once before any of them further, then one by one."""
     names, tasks = list(METHODS), list(TASKS)
     cells = [(method, task) for method in names for task in tasks]
     busy = {(run.method, run.task) for run in running}
     found = [run for cell in cells if cell not in busy and (run := walked(cell[1], cell[0], known)) is not None]
 
-    def urgency(run: Run) -> tuple[int, int, int]:
-        return max(names.index(run.method), FIRST_METHODS - 1), SEEDS.index(run.seed), tasks.index(run.task)
+    def urgency(run: Run) -> tuple[bool, int, int, int]:
+        is_further = (run.rate, run.seed) != (METHODS[run.method].first_rate, SEEDS[0])
+        return is_further, names.index(run.method), SEEDS.index(run.seed), tasks.index(run.task)
 
     return sorted(found, key=urgency)
 
