@@ -141,9 +141,7 @@ class AdapterConfig(Fields):
         Raises:
             AdapterConfigError: the preset or a field is not known, a value has no meaning, or the file cannot be read.
         """
-        if isinstance(config, str) and config not in AdapterConfig._presets and is_config_file(config):
-            config = read_config_file(config)
-        return AdapterConfig.parsed(config, **kwargs)
+        return AdapterConfig.parsed(read_if_file(config, AdapterConfig._presets), **kwargs)
 
     @staticmethod
     def parsed(config: str | Mapping[str, Any] | AdapterConfig, **kwargs: Any) -> AdapterConfig:
@@ -186,13 +184,19 @@ def is_config_file(text: str) -> bool:
     return text.lower().endswith(".json") or os.path.isfile(os.path.expanduser(text))  # also of texts that are no paths
 
 
-def read_config_file(path: str | Path) -> Any:
+def read_if_file(config: Any, presets: Mapping[str, Any]) -> Any:
     """What a JSON file says of a configuration: its fields, or what it has as "config", as files of adapters do.
+
+    Args:
+        config: The path of the file; all else is given as it is.
+        presets: Names that are no files.
 
     Raises:
         AdapterConfigError: there is no such file, or no configuration in it.
     """
-    path = Path(os.path.expanduser(path))
+    if not isinstance(config, str) or config in presets or not is_config_file(config):
+        return config
+    path = Path(os.path.expanduser(config))
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:

@@ -7,15 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from .base import (
-    AdapterConfigError,
-    Fields,
-    check_all_fields,
-    check_fields,
-    is_config_file,
-    parse_preset,
-    read_config_file,
-)
+from .base import AdapterConfigError, Fields, check_all_fields, check_fields, parse_preset, read_if_file
 from .checks import is_probability, require, require_booleans
 
 
@@ -71,9 +63,7 @@ class FusionConfig(Fields):
         Raises:
             AdapterConfigError: the name or a field is not known, or a value has no meaning.
         """
-        if isinstance(config, str) and config not in ADAPTERFUSION_CONFIG_MAP and is_config_file(config):
-            config = read_config_file(config)
-        return cls.parsed(config, **kwargs)
+        return cls.parsed(read_if_file(config, ADAPTERFUSION_CONFIG_MAP), **kwargs)
 
     @classmethod
     def parsed(cls, config: str | Mapping[str, Any] | FusionConfig, **kwargs: Any) -> FusionConfig:
