@@ -209,7 +209,7 @@ def test_configurations() -> None:
     load = AdapterFusionConfig.load
     assert load("static").value is False and load("dynamic", key=False).key is False  # type: ignore[attr-defined]
     assert load("dynamic[temperature=True]")["temperature"] is True
-    for name, config in adapters.ADAPTERFUSION_CONFIG_MAP.items():
+    for name, config in {**adapters.ADAPTERFUSION_CONFIG_MAP, "gate": GateFusionConfig()}.items():
         assert load(name) is not None and load(config.to_dict()).to_dict() == config.to_dict()
     assert isinstance(load({"architecture": "gate"}), GateFusionConfig)
     for wrong, match in (

@@ -168,6 +168,41 @@ def test_save_is_load(name: str, preset: str, tmp_path: object) -> None:
     assert same(models.outputs(fresh, name), models.outputs(model, name))
 
 
+@cases([name for name in models.NAMES if name != "custom"], PRESETS, everywhere=(), core=("bert", "gpt2", "t5", "vit"))
+def test_whole_model_is_loaded_as_saved(name: str, preset: str, tmp_path: Path) -> None:
+    model = with_adapter(name, preset)
+    model.save_pretrained(tmp_path)
+    fresh = adapters.load_model(tmp_path, type(model)).eval()
+    for one in (model, fresh):
+        one.set_active_adapters("a")
+    assert same(models.outputs(fresh, name), models.outputs(model, name))
+
+
+@cases(["bert", "gpt2", "t5"], PRESETS)
+def test_hooks_run_around_what_modules_do(name: str, preset: str) -> None:
+    """Also such as are registered when the adapter is in use, alone and beside others."""
+    model = with_adapter(name, preset)
+    model.add_adapter("b", config=preset)
+    model.set_active_adapters("a")
+    expected = models.outputs(model, name)
+    modules = [m for m in model._adapter_registry["a"].modules() if m.acts_by is not None]
+    calls = dict.fromkeys(modules, 0)
+
+    def count(module: torch.nn.Module, inputs: object, output: object) -> None:
+        calls[module] += 1
+
+    handles = [module.register_forward_hook(count) for module in modules]
+    assert close(models.outputs(model, name), expected)
+    assert modules and all(calls.values())
+    calls = dict.fromkeys(modules, 0)
+    models.outputs(model, name, adapter_names=["a", "b"])
+    assert all(calls.values())
+    for handle in handles:
+        handle.remove()
+    copied = pickle.loads(pickle.dumps(copy.deepcopy(model)))
+    assert close(models.outputs(copied, name), expected)
+
+
 @every_case
 def test_stack_of_one_is_the_adapter(name: str, preset: str) -> None:
     model = with_adapter(name, preset)

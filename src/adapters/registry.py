@@ -8,7 +8,7 @@ from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from .anatomy.parts import Anatomy, AttentionCore, Experts, InputEmbeddings, LayerOutput, Point, WholeModule
 from .composition import AdapterCompositionBlock, Fuse, MultiTask, Setup, Stack, validate_composition
@@ -150,6 +150,10 @@ class AdapterRegistry:
         self.table = HookTable()
         self.merged = MergedAdapters(base)
         self.peft = PeftAdapters()
+        self.lasting: list[tuple[nn.Module, str, Tensor]] = []
+        """Buffers that no file has, by module and name, while the model is loaded: transformers drops their numbers."""
+        self.hooks_seen = AdapterModule.hooks_registered
+        """How many hooks on modules of adapters there were when setups were compiled."""
         self._compiled: dict[tuple[str, tuple[int, ...]], Routing] = {}
         self._of_rows: _RowRouting | None = None
 
@@ -231,6 +235,8 @@ class AdapterRegistry:
                 host = self.base.get_submodule(placement.host)
                 if not is_fitted:
                     device, dtype = _device_and_dtype(host, self.base)
+                    if device is not None and device.type == "meta":
+                        self.lasting += _buffers_in_no_file(placement.module)
                     placement.module.to(device=device, dtype=placement.module.dtype or dtype)
                     placement.module.train(host.training)
                 _container(host, placement.container).attach(owner.name, placement.module)
@@ -300,6 +306,7 @@ class AdapterRegistry:
         """Forget what was compiled, and what was made of weights for it: modules, or their places, have changed."""
         self._forget()
         self.activate(self.active, self.skip_layers)
+        self.hooks_seen = AdapterModule.hooks_registered
 
     def _check_not_merged(self, names: Iterable[str], what: str) -> None:
         merged = [name for name in names if name in self.merged]
@@ -594,6 +601,12 @@ def _only_layers(config: AdapterConfig, layers: Sequence[int], anatomy: Anatomy)
     return config.without_layers(sorted(indices - set(layers)), sorted(indices))
 
 
+def _buffers_in_no_file(module: nn.Module) -> list[tuple[nn.Module, str, Tensor]]:
+    parts = [(part, name) for part in module.modules() for name in part._non_persistent_buffers_set]
+    found = [(part, name, part._buffers[name]) for part, name in parts]
+    return [(part, name, buffer) for part, name, buffer in found if buffer is not None]
+
+
 def _container(host: nn.Module, path: str) -> AdapterDict:
     """The dictionary of adapters of a host, made if it is not there."""
     *outer, last = path.split(".")
@@ -602,7 +615,7 @@ def _container(host: nn.Module, path: str) -> AdapterDict:
             host.add_module(name, nn.Module().train(host.training))
         host = host.get_submodule(name)
     if last not in host._modules:
-        host.add_module(last, AdapterDict().train(host.training))
+        setattr(host, last, AdapterDict().train(host.training))
     container = host.get_submodule(last)
     if not isinstance(container, AdapterDict):
         raise ValueError(f"{type(host).__name__} has a module named {last!r} already; this model cannot be adapted.")

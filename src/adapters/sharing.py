@@ -85,6 +85,12 @@ def tie(registry: AdapterRegistry) -> None:
                 module.take({key: source.get_parameter(key) for key in SHARED}, module.group)
 
 
+def shares_any(registry: AdapterRegistry) -> bool:
+    """Whether some parameter of adapters has two names: of two adapters, or of the halves of an encoder-decoder."""
+    placed = [[id(module) for module in adapter.modules()] for adapter in registry.adapters.values()]
+    return bool(groups(registry)) or any(len(set(modules)) < len(modules) for modules in placed)
+
+
 def separated(registry: AdapterRegistry, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The state of a model in which shared parameters are copies, as files hold them: safetensors has no sharing.
 
@@ -92,13 +98,7 @@ def separated(registry: AdapterRegistry, state: Mapping[str, Tensor]) -> dict[st
         registry: The adapters of the model.
         state: What `state_dict` gave.
     """
-    shared = {
-        module.get_parameter(key).data_ptr()
-        for adapter in registry.adapters.values()
-        for module in adapter.modules()
-        if isinstance(module, MTLLoRA) and module.group is not None
-        for key in SHARED
-    }
+    shared = {parameter.data_ptr() for adapter in registry.adapters.values() for parameter in adapter.parameters()}
     seen: set[int] = set()
     found = {}
     for key, tensor in state.items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import warnings
 from collections.abc import Callable, Sequence
@@ -37,6 +38,8 @@ from .training import checkpoints, fusion, smoothing
 from .training.aligned import aligned
 from .training.collating import COLUMN
 from .training.sharded import complete_state, gathered
+
+logger = logging.getLogger(__name__)
 
 
 class AdapterTrainer(Trainer):
@@ -205,8 +208,8 @@ class AdapterTrainer(Trainer):
         finally:
             self.label_smoother = smoother
         is_step = model.training and torch.is_grad_enabled()
-        extra = fusion.regularization_loss(cast(nn.Module, self.model)) if is_step else None
-        if extra is None:
+        extra = cast(Any, self.adapter_model).base_model.get_fusion_regularization_loss() if is_step else None
+        if extra is None or not extra.requires_grad:
             return found
         is_sum: bool | None = getattr(self, "loss_is_scaled_for_ga", None)  # of later releases
         if is_sum is None:
@@ -320,6 +323,8 @@ class AdapterTrainer(Trainer):
         if best is None or not checkpoints.is_checkpoint(Path(best)):
             super()._load_best_model()
             return
+        kind = "adapter fusion(s)" if self.train_adapter_fusion else "adapter(s)"
+        logger.info("Loading best %s from %s (score: %s).", kind, best, self.state.best_metric)
         self._read(Path(best))
 
 

@@ -238,7 +238,7 @@ def test_a_stack_is_one_longer_prefix(name: str, flat: bool) -> None:
 def test_gates() -> None:
     """A gate of zero leaves zeros in front; one gate weighs keys and values alike, two apart."""
     model = adapted("bert", FLAT.replace(use_gating=True, shared_gating=False))
-    prefix = model.get_adapter("a")[0]["self_prefix"]
+    prefix = model.get_adapter("a")[0]["self_prefix"]["gate"]
     shares, h = pool_of(model).shares(), torch.randn(2, 6, 32)
     keys, values = prefix.prefix(shares, h)
     gates = torch.sigmoid(h @ prefix.weight.t() + prefix.bias).mean(1)
@@ -246,7 +246,7 @@ def test_gates() -> None:
     assert torch.allclose(values, gates[:, 1].view(2, 1, 1, 1) * shares[1], atol=1e-6)
     with torch.no_grad():
         for layer in range(2):
-            gate = model.get_adapter("a")[layer]["self_prefix"]
+            gate = model.get_adapter("a")[layer]["self_prefix"]["gate"]
             gate.weight.zero_()
             gate.bias.fill_(-1e9)
     gated = output(model, "bert")
@@ -317,7 +317,7 @@ def test_initial_values() -> None:
     assert deep.wte.weight.std().item() == pytest.approx(1, rel=0.05)
     for layer in (deep.control_trans[0], deep.control_trans[2]):
         assert layer.weight.abs().max().item() == pytest.approx(layer.in_features**-0.5, rel=0.01)
-    gate = model.get_adapter("flat")[0]["self_prefix"]
+    gate = model.get_adapter("flat")[0]["self_prefix"]["gate"]
     assert gate.weight.std().item() == pytest.approx(0.02, rel=0.2)
     assert gate.bias.abs() <= 512**-0.5
     seeded = [adapted("bert", FLAT.replace(init_weights_seed=seed)) for seed in (1, 1, 2)]

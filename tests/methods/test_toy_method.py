@@ -21,7 +21,7 @@ from adapters.methods.base import Method, Placement, SublayerMap
 # -- the method: a learned scale of what feed-forward sublayers give -------------------------------------------------
 
 
-@dataclass(frozen=True)
+@dataclass
 class ScalingConfig(AdapterConfig):
     architecture: str | None = "scaling"
     leave_out: list[int] = field(default_factory=list)

@@ -16,10 +16,10 @@ import tiny
 import torch
 from transformers import BertConfig, BertForMaskedLM, BertModel
 
-from adapters import ADAPTER_CONFIG_MAP
 from adapters.commands import completing, hub, predict
 from adapters.commands.app import app, run
 from adapters.commands.following import followed
+from adapters.configuration import presets
 from adapters.runs.rows import read
 
 pytest.importorskip("accelerate")
@@ -282,7 +282,7 @@ def test_what_a_terminal_shows(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_shells_complete_names(capsys: pytest.CaptureFixture[str]) -> None:
-    assert set(completing.CONFIGURATIONS) == set(ADAPTER_CONFIG_MAP)
+    assert set(completing.CONFIGURATIONS) == set(presets())
     assert completing.configurations("lo") == ["lora", "loreft"] and completing.tasks("mr") == ["mrpc"]
     assert completing.kinds("tag") == ["tagging"] and completing.keys("training.ep") == ["training.epochs="]
     code, out, _ = called(["--version"], capsys)

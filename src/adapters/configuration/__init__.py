@@ -2,7 +2,7 @@
 
 from .base import AdapterConfig as AdapterConfig
 from .base import AdapterConfigError as AdapterConfigError
-from .base import presets
+from .base import presets as presets
 from .base import resolve_adapter_config as resolve_adapter_config
 from .bottleneck import AdapterPlusConfig as AdapterPlusConfig
 from .bottleneck import BnConfig as BnConfig
@@ -48,5 +48,8 @@ from .union import ConfigUnion as ConfigUnion
 from .union import MAMConfig as MAMConfig
 from .union import UniPELTConfig as UniPELTConfig
 
-ADAPTER_CONFIG_MAP = presets()
+ADAPTER_CONFIG_MAP = {
+    name: config for name, config in presets().items() if not isinstance(config, (BitFitConfig, LayerNormTuningConfig))
+}
+"""The presets that add modules, as all of 1.3's do; the others train what a model has, if it has it (biases)."""
 DEFAULT_ADAPTER_CONFIG = "seq_bn"

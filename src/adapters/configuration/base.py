@@ -20,6 +20,17 @@ class AdapterConfigError(ValueError):
     """A configuration that cannot be: an unknown preset or field, or a value that has no meaning."""
 
 
+class UnknownFieldError(AdapterConfigError, TypeError):
+    """A field that a configuration does not have: a `TypeError` too, as an unknown argument is anywhere in Python."""
+
+
+class MissingLayerError(AdapterConfigError, KeyError):
+    """A mapping by layers that does not say what is at one of them, as any mapping without a key."""
+
+    def __str__(self) -> str:
+        return ValueError.__str__(self)  # a KeyError shows its message in quotes
+
+
 def new_field(absent: Any, default: Any = dataclasses.MISSING) -> Any:
     """A field that AdapterHub's `adapters` 1.3 does not know.
 
@@ -34,9 +45,24 @@ def new_field(absent: Any, default: Any = dataclasses.MISSING) -> Any:
     return dataclasses.field(default=value, metadata=metadata)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass
 class Fields(Mapping[str, Any]):
-    """An immutable dataclass that can be read like a dictionary of its fields."""
+    """An immutable dataclass that can be read like a dictionary of its fields.
+
+    It is not `frozen` in the words of Python, so that users' own configurations need not be either.
+    """
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in self.__dict__:  # `__init__` sets each once
+            raise dataclasses.FrozenInstanceError(f"cannot assign to {name!r}: replace({name}=...) gives a changed one")
+        if name not in self.__dataclass_fields__:
+            near = difflib.get_close_matches(name, self.__dataclass_fields__, n=1, cutoff=0.8)
+            if near:
+                raise UnknownFieldError(f"{type(self).__name__} has no field {name!r}; did you mean {near[0]!r}?")
+        super().__setattr__(name, value)
+
+    def __delattr__(self, name: str) -> None:
+        raise dataclasses.FrozenInstanceError(f"cannot delete {name!r}")
 
     def __getitem__(self, field: str) -> Any:
         if field in self.__dataclass_fields__:
@@ -60,7 +86,7 @@ class Fields(Mapping[str, Any]):
         }
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass
 class AdapterConfig(Fields):
     """What every configuration of an adapter can do. The methods' own classes are in this package.
 
@@ -229,13 +255,13 @@ def resolve_adapter_config(
 
 
 def check_fields(config_class: type[Fields], fields: Mapping[str, Any]) -> None:
-    """Raise `AdapterConfigError` for the first name that is not a field of the class, with the nearest field."""
+    """Raise `UnknownFieldError` for the first name that is not a field of the class, with the nearest field."""
     names = [f.name for f in dataclasses.fields(config_class)]
     for name in fields:
         if name not in names:
             near = difflib.get_close_matches(name, names, n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"its fields are {', '.join(names)}."
-            raise AdapterConfigError(f"{config_class.__name__} has no field {name!r}; {hint}")
+            raise UnknownFieldError(f"{config_class.__name__} has no field {name!r}; {hint}")
 
 
 def check_all_fields(config_class: type[Fields], fields: Mapping[str, Any], example: str) -> None:

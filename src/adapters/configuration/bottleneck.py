@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from .base import AdapterConfig, AdapterConfigError, register_method, register_preset
+from .base import AdapterConfig, MissingLayerError, register_method, register_preset
 from .checks import (
     ACTIVATIONS,
     choices,
@@ -22,7 +22,7 @@ from .checks import (
 )
 
 
-@dataclass(frozen=True)
+@dataclass
 class BnConfig(AdapterConfig):
     """A bottleneck adapter: f(h) = up(act(down(h))), at one or more sublayers of each layer.
 
@@ -154,19 +154,19 @@ class BnConfig(AdapterConfig):
         """The reduction factor at a layer, counted over encoder and decoder.
 
         Raises:
-            AdapterConfigError: the factors are given per layer, without this one and without a default.
+            MissingLayerError: the factors are given per layer, without this one and without a default.
         """
         if not isinstance(self.reduction_factor, Mapping):
             return self.reduction_factor
         factors = {str(k): v for k, v in self.reduction_factor.items()}
         if str(layer) not in factors and "default" not in factors:
-            raise AdapterConfigError(
+            raise MissingLayerError(
                 f"reduction_factor has no entry for layer {layer}; add one, or a 'default'. Given: {factors}."
             )
         return factors.get(str(layer), factors.get("default", 0.0))
 
 
-@dataclass(frozen=True)
+@dataclass
 class SeqBnConfig(BnConfig):
     """One adapter per layer, after the feed-forward sublayer (Pfeiffer et al. 2020, arXiv:2005.00052)."""
 
@@ -177,7 +177,7 @@ class SeqBnConfig(BnConfig):
     original_ln_before: bool = True
 
 
-@dataclass(frozen=True)
+@dataclass
 class SeqBnInvConfig(SeqBnConfig):
     """`SeqBnConfig` with an invertible adapter after the embeddings (MAD-X, arXiv:2005.00052)."""
 
@@ -185,7 +185,7 @@ class SeqBnInvConfig(SeqBnConfig):
     inv_adapter_reduction_factor: float | None = 2
 
 
-@dataclass(frozen=True)
+@dataclass
 class DoubleSeqBnConfig(BnConfig):
     """Two adapters per layer, after attention and feed-forward (Houlsby et al. 2019, arXiv:1902.00751)."""
 
@@ -195,7 +195,7 @@ class DoubleSeqBnConfig(BnConfig):
     non_linearity: str = "swish"
 
 
-@dataclass(frozen=True)
+@dataclass
 class DoubleSeqBnInvConfig(DoubleSeqBnConfig):
     """`DoubleSeqBnConfig` with an invertible adapter after the embeddings (MAD-X, arXiv:2005.00052)."""
 
@@ -203,7 +203,7 @@ class DoubleSeqBnInvConfig(DoubleSeqBnConfig):
     inv_adapter_reduction_factor: float | None = 2
 
 
-@dataclass(frozen=True)
+@dataclass
 class ParBnConfig(BnConfig):
     """An adapter parallel to the feed-forward sublayer (He et al. 2022, arXiv:2110.04366)."""
 
@@ -216,7 +216,7 @@ class ParBnConfig(BnConfig):
     scaling: float | str = 4.0
 
 
-@dataclass(frozen=True)
+@dataclass
 class AdapterPlusConfig(BnConfig):
     """Adapter+ for vision transformers: channel-wise scaling, stochastic depth (Steitz & Roth 2024)."""
 
@@ -232,7 +232,7 @@ class AdapterPlusConfig(BnConfig):
     scaling: float | str = "channel"
 
 
-@dataclass(frozen=True)
+@dataclass
 class CompacterConfig(BnConfig):
     """Two hypercomplex adapters per layer (Compacter, Karimi Mahabadi et al. 2021, arXiv:2106.04647)."""
 
@@ -243,7 +243,7 @@ class CompacterConfig(BnConfig):
     phm_layer: bool = True
 
 
-@dataclass(frozen=True)
+@dataclass
 class CompacterPlusPlusConfig(CompacterConfig):
     """One hypercomplex adapter per layer (Compacter++, Karimi Mahabadi et al. 2021, arXiv:2106.04647)."""
 

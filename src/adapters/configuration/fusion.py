@@ -11,7 +11,7 @@ from .base import AdapterConfigError, Fields, check_all_fields, check_fields, pa
 from .checks import is_probability, require, require_booleans
 
 
-@dataclass(frozen=True)
+@dataclass
 class FusionConfig(Fields):
     """What every configuration of a fusion can do."""
 
@@ -63,19 +63,18 @@ class FusionConfig(Fields):
         Raises:
             AdapterConfigError: the name or a field is not known, or a value has no meaning.
         """
-        return cls.parsed(read_if_file(config, ADAPTERFUSION_CONFIG_MAP), **kwargs)
+        return cls.parsed(read_if_file(config, _PRESETS), **kwargs)
 
     @classmethod
     def parsed(cls, config: str | Mapping[str, Any] | FusionConfig, **kwargs: Any) -> FusionConfig:
         """As `load`, but of no file: for what files say themselves, which may come from anywhere."""
         if isinstance(config, str):
             name, fields = parse_preset(config)
-            if name not in ADAPTERFUSION_CONFIG_MAP:
+            if name not in _PRESETS:
                 raise AdapterConfigError(
-                    f"There is no configuration of fusions named {name!r}; there are "
-                    f"{', '.join(map(repr, ADAPTERFUSION_CONFIG_MAP))}."
+                    f"There is no configuration of fusions named {name!r}; there are {', '.join(map(repr, _PRESETS))}."
                 )
-            return ADAPTERFUSION_CONFIG_MAP[name].replace(**{**fields, **kwargs})
+            return _PRESETS[name].replace(**{**fields, **kwargs})
         if isinstance(config, FusionConfig):
             return config.replace(**kwargs) if kwargs else config
         if isinstance(config, Mapping):
@@ -86,7 +85,7 @@ class FusionConfig(Fields):
         )
 
 
-@dataclass(frozen=True)
+@dataclass
 class AdapterFusionConfig(FusionConfig):
     """AdapterFusion: attention over the outputs of adapters (Pfeiffer et al. 2021, arXiv:2005.00247).
 
@@ -131,7 +130,7 @@ class AdapterFusionConfig(FusionConfig):
         require(is_dropout, self, "dropout_prob", "a probability in [0, 1), or None")
 
 
-@dataclass(frozen=True)
+@dataclass
 class StaticAdapterFusionConfig(AdapterFusionConfig):
     """AdapterFusion without the matrix V."""
 
@@ -147,7 +146,7 @@ class StaticAdapterFusionConfig(AdapterFusionConfig):
     dropout_prob: float | None = None
 
 
-@dataclass(frozen=True)
+@dataclass
 class DynamicAdapterFusionConfig(AdapterFusionConfig):
     """AdapterFusion as it was published: with the matrix V, which starts as the identity."""
 
@@ -163,7 +162,7 @@ class DynamicAdapterFusionConfig(AdapterFusionConfig):
     dropout_prob: float | None = None
 
 
-@dataclass(frozen=True)
+@dataclass
 class GateFusionConfig(FusionConfig):
     """A learned mixture: the weights are the softmax of one number per adapter, at each place where adapters act.
 
@@ -185,7 +184,7 @@ class GateFusionConfig(FusionConfig):
 def preset_of(config: FusionConfig) -> str | None:
     """The name of the preset that says the same as a configuration, whatever their classes."""
     fields = config.to_dict()
-    return next((name for name, preset in ADAPTERFUSION_CONFIG_MAP.items() if preset.to_dict() == fields), None)
+    return next((name for name, preset in _PRESETS.items() if preset.to_dict() == fields), None)
 
 
 _SWITCHES = (
@@ -193,9 +192,10 @@ _SWITCHES = (
     "value_before_softmax",
 )
 
-ADAPTERFUSION_CONFIG_MAP: dict[str, FusionConfig] = {
+ADAPTERFUSION_CONFIG_MAP: dict[str, AdapterFusionConfig] = {
     "static": StaticAdapterFusionConfig(),
     "dynamic": DynamicAdapterFusionConfig(),
-    "gate": GateFusionConfig(),
 }
+"""The presets of AdapterFusion, as 1.3 has them; a gate is none."""
+_PRESETS: dict[str, FusionConfig] = {**ADAPTERFUSION_CONFIG_MAP, "gate": GateFusionConfig()}
 DEFAULT_ADAPTERFUSION_CONFIG = "dynamic"

@@ -15,7 +15,7 @@ ATTENTION_MATRICES = ("q", "k", "v", "o")
 _INITS = ("lora", "bert", "ia3", "vera", "pissa", "olora", "eva", "orthogonal")
 
 
-@dataclass(frozen=True)
+@dataclass
 class LoRAConfig(AdapterConfig):
     """Low-rank adaptation (Hu et al. 2021, arXiv:2106.09685): y = W x + s · B A x, with s = alpha / r.
 
@@ -144,7 +144,7 @@ class LoRAConfig(AdapterConfig):
             require(is_plain, self, "init_weights", "lora, bert, ia3 or vera with this composition")
 
 
-@dataclass(frozen=True)
+@dataclass
 class IA3Config(LoRAConfig):
     """Learned scalings of keys, values and feed-forward activations: IA³ (Liu et al. 2022, arXiv:2205.05638).
 
@@ -159,7 +159,7 @@ class IA3Config(LoRAConfig):
     init_weights: str = "ia3"
 
 
-@dataclass(frozen=True)
+@dataclass
 class VeraConfig(LoRAConfig):
     """VeRA (Kopiczko et al. 2024, arXiv:2310.11454): y = W x + s · b ⊙ B (d ⊙ A x), with A and B shared and frozen.
 
@@ -171,7 +171,7 @@ class VeraConfig(LoRAConfig):
     vera_b: float | None = 0.0
 
 
-@dataclass(frozen=True)
+@dataclass
 class DoRAConfig(LoRAConfig):
     """DoRA (Liu et al. 2024, arXiv:2402.09353): y = m ⊙ (W + s · B A) x / ‖W + B A‖, row by row.
 
@@ -183,7 +183,7 @@ class DoRAConfig(LoRAConfig):
     use_dora: bool = True
 
 
-@dataclass(frozen=True)
+@dataclass
 class DvoRAConfig(LoRAConfig):
     """DVoRA: DoRA with the change of direction that VeRA makes.
 
@@ -196,7 +196,7 @@ class DvoRAConfig(LoRAConfig):
     vera_b: float | None = 0.0
 
 
-@dataclass(frozen=True)
+@dataclass
 class MTLLoRAConfig(LoRAConfig):
     """MTL-LoRA (Yang et al. 2024, arXiv:2410.09437): y = W x + s · Σᵢ wᵢ Bᵢ Λ A x for one task of several.
 
@@ -223,7 +223,7 @@ class MTLLoRAConfig(LoRAConfig):
             require(self[name] == unset, self, name, f"{unset!r} in MTL-LoRA")
 
 
-@dataclass(frozen=True)
+@dataclass
 class AdaLoRAConfig(LoRAConfig):
     """AdaLoRA (Zhang et al. 2023, arXiv:2303.10512): y = W x + s · P Λ Q x, the rank is spent where it matters.
 

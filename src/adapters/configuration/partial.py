@@ -10,7 +10,7 @@ from .base import AdapterConfig, register_method, register_preset
 from .checks import are_indices, require
 
 
-@dataclass(frozen=True)
+@dataclass
 class BitFitConfig(AdapterConfig):
     """BitFit (Ben Zaken et al. 2022, arXiv:2106.10199): the biases of linear layers and norms are trained.
 
@@ -32,7 +32,7 @@ class BitFitConfig(AdapterConfig):
         require(are_indices(self.leave_out), self, "leave_out", "a list of layer numbers")
 
 
-@dataclass(frozen=True)
+@dataclass
 class LayerNormTuningConfig(AdapterConfig):
     """LayerNorm tuning (Zhao et al. 2023, arXiv:2312.11420): the norms of the layers are trained.
 
@@ -54,7 +54,7 @@ class LayerNormTuningConfig(AdapterConfig):
         require(are_indices(self.leave_out), self, "leave_out", "a list of layer numbers")
 
 
-@dataclass(frozen=True)
+@dataclass
 class ModulesToSaveConfig(AdapterConfig):
     """Full-weight training of any named modules, which belong to the adapter.
 

@@ -9,7 +9,7 @@ from .base import AdapterConfig, new_field, register_method, register_preset
 from .checks import ACTIVATIONS, choices, is_activation, is_count, require, require_booleans, require_common
 
 
-@dataclass(frozen=True)
+@dataclass
 class PrefixTuningConfig(AdapterConfig):
     """Prefix tuning (Li & Liang 2021, arXiv:2101.00190): trained keys and values in front of those of each attention.
 

@@ -11,7 +11,7 @@ _INITS = ("random_uniform", "from_string")
 _PLACES = ("prefix", "prefix_after_bos")
 
 
-@dataclass(frozen=True)
+@dataclass
 class PromptTuningConfig(AdapterConfig):
     """Prompt tuning (Lester et al. 2021, arXiv:2104.08691): trained embeddings in front of those of the input.
 

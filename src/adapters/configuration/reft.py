@@ -21,7 +21,7 @@ from .checks import (
 )
 
 
-@dataclass(frozen=True)
+@dataclass
 class ReftConfig(AdapterConfig):
     """ReFT (Wu et al. 2024, arXiv:2404.03592): h + Rᵀ(W h + b − R h) at a few positions of the residual stream.
 
@@ -85,7 +85,7 @@ class ReftConfig(AdapterConfig):
         return self.replace(layers=[n for n in own if n not in left_out])
 
 
-@dataclass(frozen=True)
+@dataclass
 class LoReftConfig(ReftConfig):
     """LoReFT: the rows of R are orthonormal."""
 
@@ -96,7 +96,7 @@ class LoReftConfig(ReftConfig):
     orthogonality: bool = True
 
 
-@dataclass(frozen=True)
+@dataclass
 class NoReftConfig(ReftConfig):
     """NoReFT: LoReFT without the constraint on R."""
 
@@ -107,7 +107,7 @@ class NoReftConfig(ReftConfig):
     orthogonality: bool = False
 
 
-@dataclass(frozen=True)
+@dataclass
 class DiReftConfig(ReftConfig):
     """DiReFT: no constraint, and nothing is subtracted: h + Rᵀ(W h + b)."""
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import FrozenInstanceError
 from typing import Any, ClassVar
 
-from .base import AdapterConfig, AdapterConfigError, register_method, register_preset
+from .base import AdapterConfig, AdapterConfigError, UnknownFieldError, register_method, register_preset
 from .bottleneck import BnConfig, ParBnConfig, SeqBnConfig
 from .lora import LoRAConfig
 from .prefix_tuning import PrefixTuningConfig
@@ -42,12 +41,6 @@ class ConfigUnion(AdapterConfig):
         for first, second in itertools.combinations(flat, 2):
             _refuse_overlap(first, second)
         object.__setattr__(self, "configs", tuple(flat))
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        raise FrozenInstanceError(f"cannot assign to {name!r}: replace(...) gives a changed union")
-
-    def __delattr__(self, name: str) -> None:
-        raise FrozenInstanceError(f"cannot delete {name!r}")
 
     def __getitem__(self, field: str | int) -> Any:
         if field in ("architecture", "configs", *self._parts):
@@ -95,19 +88,23 @@ class ConfigUnion(AdapterConfig):
         return cls(*(AdapterConfig.parsed(inner) for inner in configs))
 
     def replace(self, **changes: Any) -> AdapterConfig:
-        """The same union with some fields changed, which are named with the number of the configuration in front.
+        """The same union with some fields changed: of all its configurations, or of that whose number is in front.
+
+        >>> MAMConfig().replace(leave_out=[0], **{"1.reduction_factor": 8})
 
         Raises:
-            AdapterConfigError: a field does not exist or a value has no meaning.
+            AdapterConfigError: a field does not exist, for a name without a number in one of the configurations, or a
+                value has no meaning.
         """
         by_number: dict[int, dict[str, Any]] = {}
         for field, value in changes.items():
-            number, _, name = field.partition(".")
-            if not number.isdigit() or int(number) >= len(self.configs):
-                raise AdapterConfigError(
+            number, dot, name = field.partition(".")
+            if dot and (not number.isdigit() or int(number) >= len(self.configs)):
+                raise UnknownFieldError(
                     f"ConfigUnion has no field {field!r}; name the configuration by its number, as in '0.r'."
                 )
-            by_number.setdefault(int(number), {})[name] = value
+            for one in [int(number)] if dot else range(len(self.configs)):
+                by_number.setdefault(one, {})[name if dot else field] = value
         configs = tuple(c.replace(**by_number.get(n, {})) for n, c in enumerate(self.configs))
         changed = type(self)(*configs)
         return changed if changed.configs == configs else ConfigUnion(*configs)  # UniPELT without a gate is none

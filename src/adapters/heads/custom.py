@@ -21,14 +21,15 @@ def register(identifier: str, head: type[nn.Module]) -> None:
     """Give a class a name.
 
     Raises:
-        ValueError: the name is that of a head of this library.
+        ValueError: the name is that of another head of this library.
         TypeError: it is no class of modules.
     """
-    if identifier in HEADS:
+    if HEADS.get(identifier, head) is not head:
         raise ValueError(f"{identifier!r} is a type of heads of this library; choose another name.")
     if not (isinstance(head, type) and issubclass(head, nn.Module)):
         raise TypeError(f"register_custom_head takes a class of modules, not {head!r}.")
-    CUSTOM_HEADS[identifier] = head
+    if identifier not in HEADS:
+        CUSTOM_HEADS[identifier] = head
 
 
 def custom_head(model: nn.Module, name: str, head_type: str, config: Mapping[str, Any]) -> PredictionHead:

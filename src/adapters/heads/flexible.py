@@ -25,6 +25,7 @@ from ..hub.packing import HEAD
 from ..hub.resolve import Source, Wanted, resolve
 from ..model import add_saved_adapters, setup_registry
 from ..model.base import check_saved_name, folder_within
+from ..model.spellings import also_with_loading_info
 from ..registry import AdapterDict, check_free, unknown_name
 from . import HEADS, LanguageModelHead, PredictionHead
 from . import quiet as quiet
@@ -372,6 +373,7 @@ class ModelWithFlexibleHeadsAdaptersMixin(AddsHeads, TellsOfHeads, RunsHeads):
             for name in self.heads:
                 self.save_head(folder_within(Path(save_directory), name), name, use_safetensors)
 
+    @also_with_loading_info
     def load_head(
         self,
         save_directory: str | Path,

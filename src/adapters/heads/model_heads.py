@@ -193,10 +193,11 @@ def save_static_head(
     facts: Mapping[str, Any],
     labels: Mapping[str, Any],
     use_safetensors: bool,
+    is_asked_for: bool = False,
 ) -> None:
-    """Write the head of a static class, if it has parameters of its own."""
+    """Write the head of a static class, if it has parameters of its own, or if it is asked for: its class, then."""
     parameters = static_head_parameters(model, base)
-    if not parameters:
+    if not parameters and not is_asked_for:
         return
     with together(folder):
         write_tensors(folder, HEAD_WEIGHTS, parameters, use_safetensors)

@@ -8,13 +8,15 @@ Shapes: B rows, T tokens, D hidden size.
 
 from __future__ import annotations
 
+import functools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from ..anatomy.parts import Anatomy, Point
 
@@ -38,7 +40,16 @@ class Chooser(Protocol):
 
 
 class AdapterModule(nn.Module):
-    """A module of an adapter. What it does in the model is said by the subclasses for the kinds of points."""
+    """A module of an adapter. What it does in the model is said by the subclasses for the kinds of points.
+
+    Its hooks (`register_forward_hook` and so on) run around what it does, with what that is given and gives. A module
+    without hooks is not called as a module, which takes longer, but acts by its own methods.
+    """
+
+    acts_by: ClassVar[str | None] = None
+    """The method that hooks run around; None where it is `forward`."""
+    hooks_registered: ClassVar[int] = 0
+    """How many hooks there ever were: setups that were compiled before do not know of the last ones."""
 
     fixed: frozenset[str] = frozenset()
     """The last parts of the names of parameters that are never trained."""
@@ -55,6 +66,10 @@ class AdapterModule(nn.Module):
             ValueError: what they are made of cannot be had.
         """
 
+    def shown(self) -> nn.Module | None:
+        """What `get_adapter` shows at the place of the module; None for nothing."""
+        return self
+
     def read(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         """The tensors of this module as a file of any age holds them, in today's form.
 
@@ -64,6 +79,41 @@ class AdapterModule(nn.Module):
             tensors: By the names of its parameters, as they are in the file.
         """
         return tensors
+
+    def forward(self, *args: Any) -> Any:
+        """What it does."""
+        if self.acts_by is None:
+            raise NotImplementedError(f"{type(self).__name__} acts by the modules that it is part of, not by itself.")
+        return getattr(type(self), self.acts_by)(self, *args)
+
+    def register_forward_pre_hook(self, *args: Any, **kwargs: Any) -> RemovableHandle:
+        """See `nn.Module.register_forward_pre_hook`."""
+        self._act_as_module()
+        return super().register_forward_pre_hook(*args, **kwargs)
+
+    def register_forward_hook(self, *args: Any, **kwargs: Any) -> RemovableHandle:
+        """See `nn.Module.register_forward_hook`."""
+        self._act_as_module()
+        return super().register_forward_hook(*args, **kwargs)
+
+    def register_full_backward_pre_hook(self, *args: Any, **kwargs: Any) -> RemovableHandle:
+        """See `nn.Module.register_full_backward_pre_hook`."""
+        self._act_as_module()
+        return super().register_full_backward_pre_hook(*args, **kwargs)
+
+    def register_full_backward_hook(self, *args: Any, **kwargs: Any) -> RemovableHandle:
+        """See `nn.Module.register_full_backward_hook`."""
+        self._act_as_module()
+        return super().register_full_backward_hook(*args, **kwargs)
+
+    def _act_as_module(self) -> None:
+        AdapterModule.hooks_registered += 1
+        if self.acts_by is not None:
+            self.__dict__[self.acts_by] = self.__call__
+
+    def common_key(self) -> Hashable:
+        """Its `stack_key`; None with hooks, which want to see the module itself."""
+        return None if self.acts_by in self.__dict__ else self.stack_key()
 
     def stack_key(self) -> Hashable:
         """What modules must have in common to be computed together for the rows of a batch, each row by its own.
@@ -111,6 +161,7 @@ class Placement:
 class SublayerMap(AdapterModule, ABC):
     """A module that changes the output of a sublayer: x becomes x′, and the model goes on with x′ + r."""
 
+    acts_by = "increment"
     increments_norm: bool
     """x′ = x + f(norm(x + r)) for some f: in a post-norm block only the norm's input is needed."""
     replaces_norm: bool
@@ -147,6 +198,8 @@ class LinearMap(AdapterModule, ABC):
     Shapes: x is (..., I) and y is (..., O), for O × I the shape of W.
     """
 
+    acts_by = "adapt"
+
     @abstractmethod
     def adapt(self, x: Tensor, y: Tensor) -> Tensor:
         """y′, from the input and the output of the layer. Shapes: (..., I), (..., O) to (..., O)."""
@@ -154,6 +207,10 @@ class LinearMap(AdapterModule, ABC):
     def after(self, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> Tensor:
         """`adapt`, as what runs after the layer."""
         return self.adapt(inputs[0], output)
+
+    def _act_as_module(self) -> None:
+        super()._act_as_module()
+        self.__dict__["after"] = functools.partial(LinearMap.after, self)
 
 
 class WeightMap(LinearMap):
@@ -178,6 +235,7 @@ class PositionsMap(AdapterModule, ABC):
     A position that is among both counts as one of the last.
     """
 
+    acts_by = "increment"
     size: int
     """Hidden size D."""
     prefix_positions: int
@@ -198,6 +256,7 @@ class PositionsMap(AdapterModule, ABC):
 class PromptMap(AdapterModule, ABC):
     """A module that puts vectors of its own among the embeddings of the input."""
 
+    acts_by = "vectors"
     follows_first: bool
     """Whether they come behind the first token of each row, and not before it."""
 
@@ -214,6 +273,8 @@ class PromptMap(AdapterModule, ABC):
 class ModuleMap(AdapterModule, ABC):
     """A module that takes the place of one of the model."""
 
+    acts_by = "replaced"
+
     @abstractmethod
     def replaced(self, module: nn.Module, inputs: tuple[Any, ...], arguments: dict[str, Any]) -> Any:
         """The output that takes the place of the module's, for the inputs that it was called with."""
@@ -221,6 +282,8 @@ class ModuleMap(AdapterModule, ABC):
 
 class SharedModule(AdapterModule, ABC):
     """A module whose tensors all layers share: they are made once, where a pass of the model begins."""
+
+    acts_by = "shares"
 
     @abstractmethod
     def shares(self) -> tuple[Tensor, ...]:
@@ -233,6 +296,7 @@ class PrefixMap(AdapterModule, ABC):
     Shapes: B rows, T tokens, D hidden size, P positions of the prefix, K heads of keys and values, d size of a head.
     """
 
+    acts_by = "prefix"
     reads_hidden: bool
     """Whether the prefix depends on the hidden states that the attention is called with."""
     length: int

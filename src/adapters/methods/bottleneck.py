@@ -31,6 +31,8 @@ class BottleneckMap(SublayerMap, ABC):
         config: Which of the variants.
     """
 
+    acts_by = "project"
+
     def __init__(self, config: BnConfig) -> None:
         super().__init__()
         self.config = config

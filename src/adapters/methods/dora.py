@@ -17,7 +17,7 @@ from torch.nn.functional import linear
 
 from .kept import Keeper, flows
 from .targets import Target
-from .weights import dense_weight, is_dense
+from .weights import dense_weight, is_dense, is_to_come
 
 
 class Magnitude(Keeper):
@@ -34,7 +34,11 @@ class Magnitude(Keeper):
         self.register_buffer("rows", target.rows, persistent=False)
         self._module = (target.module,)  # in a tuple it is no module of the adapter
         self._matrix = replace(target.matrix, path="")
-        self.weight = nn.Parameter(self._of_rows(_root(self._squares_of_base()))[:, None])
+        if is_to_come(target.module._parameters["weight"]):
+            count = target.matrix.out_features if target.rows is None else len(target.rows)
+            self.weight = nn.Parameter(torch.empty(count, 1))
+        else:
+            self.weight = nn.Parameter(self._of_rows(_root(self._squares_of_base()))[:, None])
 
     @property
     def sources(self) -> list[Tensor]:

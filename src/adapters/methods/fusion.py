@@ -28,6 +28,7 @@ FIRST_TEMPERATURE, COOLING, LAST_TEMPERATURE = 50.0, 0.05, 1.0
 class FusionModule(AdapterModule, ABC):
     """A module that mixes what several adapters add at one point."""
 
+    acts_by = "attend"
     reads_query_before_norm: bool
     """Whether the query is the output of the sublayer itself, and not what the adapters read."""
     reads_residual_in_values: bool

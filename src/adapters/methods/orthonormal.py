@@ -63,7 +63,9 @@ class Rows(nn.Module, ABC):
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
         with torch.no_grad():
-            destination[f"{prefix}weight"] = self.trained() if keep_vars else self.compute().detach()
+            trained = self.trained()
+            has_numbers = not trained.is_meta  # transformers asks for the names of a model that is still to be loaded
+            destination[f"{prefix}weight"] = self.compute().detach() if has_numbers and not keep_vars else trained
 
 
 class FreeRows(Rows):

@@ -112,6 +112,15 @@ class PrefixPool(SharedModule, Keeper):
         with torch.autocast(next(self.parameters()).device.type, enabled=False):
             return tuple(s.transpose(1, 2).contiguous().transpose(1, 2) for s in self._shares())
 
+    def shown(self) -> nn.Module | None:
+        """See `AdapterModule.shown`: each group is shown at the first of its attentions."""
+        return None
+
+    def group_from(self, number: int) -> PrefixGroup | None:
+        """The group whose first keys have this number in `shares`."""
+        ends = itertools.accumulate((len(group.sizes) for group in self.groups), initial=0)
+        return next((group for group, begin in zip(self.groups, ends, strict=False) if begin == number), None)
+
     def eject(self) -> None:
         """Make all groups flat, with equal prefixes."""
         for group in self.groups:
@@ -145,6 +154,13 @@ class Prefix(PrefixMap):
     def pool(self) -> PrefixPool:
         """See `PrefixMap.pool`."""
         return self._pool[0]
+
+    def shown(self) -> nn.Module | None:
+        """See `AdapterModule.shown`: the group that begins here, and what has the weights of the gate."""
+        group = self.pool.group_from(self.number)
+        parts = {"prefix": group, "gate": self if self.reads_hidden else None}
+        found = {name: part for name, part in parts.items() if part is not None}
+        return nn.ModuleDict(found) if found else None
 
     def prefix(self, shares: tuple[Tensor, ...], hidden: Tensor | None) -> tuple[Tensor, Tensor]:
         """See `PrefixMap.prefix`."""

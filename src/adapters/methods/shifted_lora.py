@@ -18,7 +18,7 @@ from ..configuration import AdapterConfigError, LoRAConfig
 from .lora_inits import DECOMPOSITIONS
 from .low_rank import LowRank
 from .targets import Target
-from .weights import dense_weight
+from .weights import dense_weight, is_to_come
 
 
 class ShiftedLoRA(LowRank):
@@ -48,6 +48,9 @@ class ShiftedLoRA(LowRank):
 
     def _start(self, kind: str, target: Target) -> tuple[Tensor, Tensor]:
         """A₀ and B₀. Shapes: (n·r, I), (R, r)."""
+        if is_to_come(target.module._parameters.get(target.matrix.parameter)):
+            r = self.rank
+            return torch.empty(len(self.sizes) * r, self.in_features), torch.empty(sum(self.sizes), r)
         weight = dense_weight(target.module, replace(target.matrix, path="")).float()
         if self.rank > min(*self.sizes, self.in_features):
             raise AdapterConfigError(

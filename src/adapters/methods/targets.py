@@ -63,7 +63,8 @@ class Target:
     def rows(self) -> Tensor | None:
         """The rows of all parts, one part after the other; None if these are all rows in their order."""
         rows = [row for part in self.parts for first, last in part for row in range(first, last)]
-        return torch.tensor(rows) if self.parts and rows != list(range(self.matrix.out_features)) else None
+        is_all = not self.parts or rows == list(range(self.matrix.out_features))
+        return None if is_all else torch.tensor(rows, device="cpu")  # not on the meta device, where they would be lost
 
 
 class AdaptedMatrix(Keeper, WeightMap, ABC):

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 class AddsAdapters(ActivatesAdapters):
     """Methods that add adapters and fusions to a model, or remove them."""
 
+    support_lora_delta_w_svd = True
+    """Whether LoRA can be averaged with "lora_delta_w_svd": 1.3 could not do so in all models."""
+
     @also_as_of_transformers
     @without_adapter_type
     def add_adapter(

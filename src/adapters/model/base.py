@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from torch import nn
 from .. import __version__ as VERSION
 from ..anatomy import AdapterModelInterface
 from ..checkpoints.errors import read_from
+from ..composition import AdapterCompositionBlock
 from ..embeddings import LoadedEmbeddings
 from ..fusions import set_trainable
 from ..methods.fusion import Fusion
@@ -79,39 +81,52 @@ def folder_within(folder: Path, name: str) -> Path:
     return folder / name
 
 
+@dataclasses.dataclass(frozen=True)
+class _Attached:
+    """What a model had at some moment."""
+
+    adapters: Mapping[str, Adapter]
+    fusions: Mapping[str, Fusion]
+    active: AdapterCompositionBlock | None
+    skip_layers: tuple[int, ...]
+
+
 @contextlib.contextmanager
 def all_or_none(registry: AdapterRegistry) -> Iterator[None]:
     """Take back what a `with` block has attached, if it fails. What it replaces stays active, and frozen if it was."""
-    adapters, fusions = dict(registry.adapters), dict(registry.fusions)
-    active, skip_layers = registry.active, registry.skip_layers
+    before = _Attached(dict(registry.adapters), dict(registry.fusions), registry.active, registry.skip_layers)
     try:
         yield
-        _freeze_as(registry, adapters, fusions)
-        if registry.active is None and active is not None:  # a part of it was replaced
-            registry.activate(active, skip_layers)
+        _treat_as_replaced(registry, before)
     except BaseException:
-        for name in [name for name, fusion in registry.fusions.items() if fusions.get(name) is not fusion]:
-            registry.delete_fusion(name)
-        for name in [name for name, adapter in registry.adapters.items() if adapters.get(name) is not adapter]:
-            registry.delete(name)
-        for adapter in adapters.values():
-            if adapter.name not in registry.adapters:
-                registry.put_back(adapter)
-        for fusion in fusions.values():
-            if fusion.name not in registry.fusions:
-                registry.put_back(fusion)
-        registry.activate(active, skip_layers)
+        _take_back(registry, before)
         raise
 
 
-def _freeze_as(registry: AdapterRegistry, adapters: Mapping[str, Adapter], fusions: Mapping[str, Fusion]) -> None:
-    """Freeze what now has the name of a former adapter or fusion that was frozen."""
-    for name, adapter in adapters.items():
+def _treat_as_replaced(registry: AdapterRegistry, before: _Attached) -> None:
+    """Freeze what now has the name of a former adapter or fusion that was frozen; activate what was active."""
+    for name, adapter in before.adapters.items():
         if name in registry.adapters and not any(p.requires_grad for p in adapter.parameters()):
             registry.set_trainable(name, False)
-    for name, fusion in fusions.items():
+    for name, fusion in before.fusions.items():
         if name in registry.fusions and not any(p.requires_grad for p in fusion.parameters()):
             set_trainable(registry.fusions[name], False)
+    if registry.active is None and before.active is not None:  # a part of it was replaced
+        registry.activate(before.active, before.skip_layers)
+
+
+def _take_back(registry: AdapterRegistry, before: _Attached) -> None:
+    for name in [name for name, fusion in registry.fusions.items() if before.fusions.get(name) is not fusion]:
+        registry.delete_fusion(name)
+    for name in [name for name, adapter in registry.adapters.items() if before.adapters.get(name) is not adapter]:
+        registry.delete(name)
+    for name, adapter in before.adapters.items():
+        if name not in registry.adapters:
+            registry.put_back(adapter)
+    for name, fusion in before.fusions.items():
+        if name not in registry.fusions:
+            registry.put_back(fusion)
+    registry.activate(before.active, before.skip_layers)
 
 
 def folder_of(path: str | Path) -> Path:

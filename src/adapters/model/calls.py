@@ -10,6 +10,7 @@ from torch._dynamo.eval_frame import skip_code
 
 from ..calling import OPTIONS, BegunCall, Use
 from ..context import OpenSetups
+from ..methods.base import AdapterModule
 from ..methods.kept import Kept
 from ..runtime.hooks import ReplayedCheckpoint
 from .base import HoldsAdapters
@@ -31,6 +32,8 @@ class CallsAdapters(HoldsAdapters):
                 location arrays of shape (batch, tokens, adapters).
             output_adapter_gating_scores: Whether the output gets `adapter_gating_scores`, by adapter, layer, location.
         """
+        if self._adapter_registry.hooks_seen != AdapterModule.hooks_registered:
+            self._adapter_registry.compile_anew()
         if not OpenSetups.count and OPTIONS.isdisjoint(kwargs):
             return self._called(None, args, kwargs)
         begun = BegunCall(self._adapter_registry, kwargs)

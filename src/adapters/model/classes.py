@@ -1,18 +1,20 @@
 """How a model gets these methods, and loses them.
 
-A model gets one class in front of its own. No module inside it is replaced or re-classed, and `detach` gives the model
-back as it was.
+A model gets one class in front of its own, and the base model in it another, which hands everything to the model. No
+other module is replaced or re-classed, and `detach` gives the model back as it was.
 """
 
 from __future__ import annotations
 
 import contextlib
 import functools
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
 from torch import nn
-from transformers import GenerationMixin, PreTrainedModel
+from transformers import AutoConfig, GenerationMixin, PreTrainedConfig, PreTrainedModel
+from transformers.models.auto.auto_factory import _BaseAutoModelClass, _get_model_class
 
 from .. import peft_library, sharing
 from ..anatomy import AdapterModelInterface, anatomy, anatomy_from_interface
@@ -21,11 +23,13 @@ from ..calling import taken_from, use
 from ..checkpoints.files import INTERFACE_CONFIG, read_json
 from ..configuration import ModelAdaptersConfig
 from ..embeddings import DEFAULT, LoadedEmbeddings
+from ..methods.weights import loading
 from ..registry import AdapterRegistry
 from ..runtime.calls import Generation
 from ..runtime.hooks import ReplayedCheckpoint
 from .calls import CallsAdapters
 from .embeddings import NamesEmbeddings
+from .inner import InnerModelMixin, share_methods, unshare_methods
 from .pushing import PushesAdapters
 from .showing import ShowsAdapters
 from .whole import SavesWhole
@@ -103,7 +107,7 @@ def init(
         ValueError: the interface names what is not there, or comes too late for a model that has its adapters already;
             or an adapter cannot be added. The model is then as it was.
     """
-    if isinstance(model, ModelAdaptersMixin):
+    if isinstance(model, (ModelAdaptersMixin, InnerModelMixin)):
         if adapters_config is not None or interface is not None:
             raise ValueError(f"This {type(model).__name__} was initialised before; call adapters.detach(model) first.")
         return
@@ -137,6 +141,8 @@ def setup_registry(model: nn.Module, interface: AdapterModelInterface | None = N
     model._adapter_registry = AdapterRegistry(base, parts, base_path, output_embeddings, model)  # type: ignore[assignment]
     model._adapter_interface = interface  # type: ignore[assignment]
     model._adapter_embeddings = LoadedEmbeddings(model._adapter_registry)  # type: ignore[assignment,arg-type]
+    if base is not model and not isinstance(base, ModelAdaptersMixin):
+        share_methods(base, model)
 
 
 def detach(model: nn.Module) -> None:
@@ -158,28 +164,42 @@ def detach(model: nn.Module) -> None:
         function = module.__dict__.get("_gradient_checkpointing_func")
         if isinstance(function, ReplayedCheckpoint) and function.table is registry.table:
             module.__dict__["_gradient_checkpointing_func"] = function.checkpoint
+    if registry.base is not model:
+        unshare_methods(registry.base)
     del model._adapter_registry, model._adapter_interface, model._adapter_embeddings
     cast(Any, model).__class__ = _own_class(type(model))
 
 
 def load_model(
     model_name_or_path: str | Path,
-    model_class: type[nn.Module],
+    model_class: type[Any],
     interface: AdapterModelInterface | None = None,
     *model_args: Any,
     **kwargs: Any,
 ) -> nn.Module:
-    """Load a model of a static class with the adapters that `save_pretrained` wrote with it.
+    """Load a model with the adapters that `save_pretrained` wrote with it.
 
     >>> model = adapters.load_model("folder", BertForSequenceClassification)
+    >>> model = adapters.load_model("folder", AutoModelForSequenceClassification)
 
     Args:
         model_name_or_path: What `from_pretrained` takes.
-        model_class: The class of the model.
+        model_class: The class of the model, one of transformers' that choose it (`AutoModel` …), or `AutoAdapterModel`.
         interface: Where the parts of the model are; by default the one in the folder, or they are found.
         *model_args: Further arguments of `from_pretrained`.
         **kwargs: Further arguments of `from_pretrained`.
+
+    Raises:
+        ValueError: there is no such class for the model, or an interface is given for one that takes none.
     """
+    if issubclass(model_class, _BaseAutoModelClass):
+        model_class = _chosen_class(model_class, model_name_or_path, kwargs)
+    elif issubclass(model_class, nn.Module):
+        model_class = _own_class(model_class)
+    if not issubclass(model_class, nn.Module) or issubclass(model_class, ModelAdaptersMixin):  # with flexible heads
+        if interface is not None:
+            raise ValueError(f"{model_class.__name__} takes no interface; load a class of transformers with it.")
+        return cast(nn.Module, model_class.from_pretrained(model_name_or_path, *model_args, **kwargs))
     saved = Path(model_name_or_path) / INTERFACE_CONFIG
     if interface is None and saved.is_file():
         interface = AdapterModelInterface(**read_json(saved)["interface"])
@@ -193,6 +213,17 @@ def load_model(
     model = found[0] if isinstance(found, tuple) else found  # with output_loading_info=True
     model.__class__ = adapted_class(model_class)
     return cast(nn.Module, found)
+
+
+def _chosen_class(auto_class: Any, path: str | Path, kwargs: Mapping[str, Any]) -> type[Any]:
+    """The class that one of transformers' `AutoModel…` would make."""
+    config = kwargs.get("config")
+    if not isinstance(config, PreTrainedConfig):
+        told = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
+        config = AutoConfig.from_pretrained(config or path, **{name: kwargs[name] for name in told if name in kwargs})
+    if type(config) not in auto_class._model_mapping:
+        raise ValueError(f"{auto_class.__name__} has no class for {type(config).__name__}; give the class itself.")
+    return cast("type[Any]", cast(Any, _get_model_class)(config, auto_class._model_mapping))
 
 
 _INTERFACE: list[AdapterModelInterface | None] = []
@@ -220,7 +251,8 @@ def add_saved_adapters(model: Any, config: Any) -> None:
     """Add the adapters that `save_pretrained` noted in a configuration, and take the note off."""
     entry = getattr(config, "adapters", None)
     if isinstance(entry, dict) and "config_map" in entry:
-        _add_all(model, ModelAdaptersConfig(**entry))
+        with loading():
+            _add_all(model, ModelAdaptersConfig(**entry))
         sharing.share_again(model._adapter_registry, entry.get("shared_parameters") or {})
         del config.adapters
 

@@ -21,7 +21,7 @@ from ..interchange.peft_layout import peft_type_of
 from ..registry import Adapter
 from .base import all_or_none, check_name, check_saved_name, folder_of, folder_within, refuse_loaders
 from .own_head import HasHead
-from .spellings import also_by_transformers, also_without_head, without_adapter_type
+from .spellings import also_by_transformers, also_with_loading_info, also_without_head, without_adapter_type
 
 
 class SavesAdapters(HasHead):
@@ -105,6 +105,7 @@ class SavesAdapters(HasHead):
                 )
 
     @also_by_transformers
+    @also_with_loading_info
     @without_adapter_type
     def load_adapter(
         self,
@@ -163,7 +164,8 @@ class SavesAdapters(HasHead):
             checksum: The SHA-256 or SHA-1 of an archive, which is refused if it is another one.
             strict: Whether tensors that are missing, unexpected or of another shape are an error. If not, what fits is
                 loaded, and the rest logged.
-            report: With `strict=False`, where the rest is noted.
+            report: With `strict=False`, where the rest is noted. A dictionary given as `loading_info` gets the same as
+                `missing_keys` and `unexpected_keys`.
 
         Returns:
             The name of the adapter.

@@ -17,11 +17,12 @@ from ..checkpoints import setups
 from ..checkpoints.errors import LoadReport
 from ..heads import of_peft
 from ..heads.base import label_map
-from ..heads.model_heads import save_static_head
+from ..heads.model_heads import save_static_head, static_head_parameters
 from ..heads.of_peft import FactsForPeft
 from ..heads.static import StaticHeadError
-from ..heads.static_files import read_for_static, read_static_or_raise
+from ..heads.static_files import has_task, read_for_static, read_static_or_raise
 from .adding import AddsAdapters
+from .spellings import also_with_loading_info
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -40,9 +41,15 @@ class HasHead(AddsAdapters):
         return None if labels is None else [labels[i] for i in sorted(labels)]
 
     def save_head(self, save_directory: str | Path, head_name: str | None = None, use_safetensors: bool = True) -> None:
-        """Write the head of the model to a folder, in the layout of AdapterHub."""
-        self._save_head_of("", Path(save_directory), use_safetensors)
+        """Write the head of the model to a folder, in the layout of AdapterHub.
 
+        Raises:
+            ValueError: it has none.
+        """
+        self._check_has_head()
+        self._write_head(Path(save_directory), use_safetensors, is_asked_for=True)
+
+    @also_with_loading_info
     def load_head(
         self,
         save_directory: str | Path,
@@ -77,9 +84,17 @@ class HasHead(AddsAdapters):
 
     def _save_head_of(self, adapter_name: str, folder: Path, use_safetensors: bool) -> None:
         """Write the head that belongs to an adapter, if there is one."""
+        self._write_head(folder, use_safetensors, is_asked_for=False)
+
+    def _check_has_head(self) -> None:
+        if not has_task(self) and not static_head_parameters(self, self._adapter_registry.base):
+            raise ValueError(f"This {type(self).__name__} has no head to write.")
+
+    def _write_head(self, folder: Path, use_safetensors: bool, is_asked_for: bool) -> None:
         config = getattr(self, "config", None)
         labels = {"label2id": config.label2id, "num_labels": config.num_labels} if config is not None else {}
-        save_static_head(self, self._adapter_registry.base, folder, self._facts(), labels, use_safetensors)
+        base = self._adapter_registry.base
+        save_static_head(self, base, folder, self._facts(), labels, use_safetensors, is_asked_for)
 
     def _read_head(
         self,

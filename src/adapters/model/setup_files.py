@@ -12,6 +12,7 @@ from .. import fusions
 from ..checkpoints import fusions as fusion_files
 from ..checkpoints import native, setups
 from ..checkpoints.errors import LoadReport, Problems
+from ..checkpoints.files import HEAD_CONFIG, read_json
 from ..checkpoints.transactions import together
 from ..checkpoints.whole import read_with_report
 from ..composition import AdapterCompositionBlock, Fuse, SetupLike, parse_composition
@@ -23,7 +24,7 @@ from ..methods.fusion import Fusion
 from ..registry import Adapter
 from .base import all_or_none, check_name, check_saved_name, folder_of, folder_within, refuse_loaders
 from .files import SavesAdapters
-from .spellings import also_without_head
+from .spellings import also_with_loading_info, also_without_head
 
 
 class SavesSetups(SavesAdapters):
@@ -81,6 +82,7 @@ class SavesSetups(SavesAdapters):
                 inner = folder_within(folder, name)
                 self.save_adapter_fusion(inner, name, meta_dict, use_safetensors=use_safetensors)
 
+    @also_with_loading_info
     def load_adapter_fusion(
         self,
         adapter_fusion_name_or_path: str | Path,
@@ -150,6 +152,8 @@ class SavesSetups(SavesAdapters):
             attach_head()
         if set_active:
             self.set_active_adapters(fusions.fuse_block(fusion))
+            if attach_head is not None:
+                self._activate_heads(read_json(folder / HEAD_CONFIG).get("name"))
         return fusion.name
 
     @also_without_head(2, default=None)
@@ -205,6 +209,7 @@ class SavesSetups(SavesAdapters):
                 )
             setups.write(folder, setup, heads, f"adapters.{VERSION}")
 
+    @also_with_loading_info
     def load_adapter_setup(
         self,
         adapter_setup_name_or_path: str | Path,

@@ -9,10 +9,10 @@ from torch import nn
 
 from .. import fusions
 from ..anatomy import AdapterModelInterface
-from ..anatomy.parts import Sublayer
 from ..composition import Fuse
 from ..configuration import AdapterConfig, ModelAdaptersConfig
 from ..fusions import FusionLike
+from ..registry import AdapterDict
 from ..summary import Row, summary_rows, summary_table
 from .activating import ActivatesAdapters
 
@@ -45,22 +45,34 @@ class ShowsAdapters(ActivatesAdapters):
 
         >>> model.get_adapter("task")[0]["output_adapter"]
 
-        Raises:
-            UnknownAdapterError: there is no such adapter.
+        Several modules at one location, such as the LoRA of queries and that of values, are a `ModuleList`. Of an
+        adapter that is not there nothing is found.
         """
-        found: dict[int, dict[str, nn.Module]] = {}
-        for p in sorted(self._adapter_registry[name].placements, key=lambda p: p.layer):
-            places = found.setdefault(p.layer, {})
-            is_cross = isinstance(p.point, Sublayer) and p.point.kind == "cross_attention"
-            location = "cross_adapter" if is_cross else p.location
-            same = sum(name == location or name.startswith(f"{location}_") for name in places)
-            places[f"{location}_{same + 1}" if same else location] = p.module
-        return found
+        adapter = self._adapter_registry.adapters.get(name)
+        found: dict[int, dict[str, list[nn.Module]]] = {}
+        for p in sorted(adapter.placements if adapter is not None else [], key=lambda p: p.layer):
+            shown = p.module.shown()
+            if shown is not None:
+                found.setdefault(p.layer, {}).setdefault(p.location, []).append(shown)
+        return {
+            layer: {location: own[0] if len(own) == 1 else nn.ModuleList(own) for location, own in places.items()}
+            for layer, places in found.items()
+        }
 
     def iter_layers(self) -> Iterator[tuple[int, nn.Module]]:
         """The layers of the base model, of all towers, with their numbers."""
         for layer in self._adapter_registry.anatomy.layers:
             yield layer.index, self._adapter_registry.base.get_submodule(layer.path)
+
+    @property
+    def invertible_adapters(self) -> AdapterDict:
+        """All invertible adapters by name."""
+        own = self._modules.get("invertible_adapters")  # they are modules of that name, of the model or of one in it
+        for adapter in self._adapter_registry.adapters.values() if own is None else ():
+            for p in adapter.placements:
+                if p.location == "invertible":
+                    own = self._adapter_registry.base.get_submodule(p.host)._modules[p.container]
+        return own if isinstance(own, AdapterDict) else AdapterDict()
 
     def get_invertible_adapter(self) -> nn.Module | None:
         """The invertible adapter of the first adapter in the active setup, if it has one."""

@@ -8,6 +8,7 @@ from enum import Enum
 from typing import Any, TypeVar, cast
 
 from .. import peft_library
+from ..checkpoints.errors import LoadReport
 
 Method = TypeVar("Method", bound=Callable[..., Any])
 
@@ -84,5 +85,29 @@ def also_by_transformers(method: Method) -> Method:
         if "load_config" not in kwargs:
             return method(self, *args, **kwargs)
         return peft_library.load(self, self._adapter_registry, *args, **kwargs)
+
+    return cast(Method, called)
+
+
+def also_with_loading_info(method: Method) -> Method:
+    """Let a method that loads also fill a dictionary, as 1.3's: with the tensors that `strict=False` passed over.
+
+    >>> info = {}
+    >>> model.load_adapter("folder", loading_info=info)
+    >>> info
+    {'missing_keys': [], 'unexpected_keys': []}
+    """
+
+    @functools.wraps(method)
+    def called(self: Any, *args: Any, loading_info: dict[str, Any] | None = None, **kwargs: Any) -> Any:
+        if loading_info is None:
+            return method(self, *args, **kwargs)
+        report = kwargs.get("report") or LoadReport()
+        if not kwargs.get("strict", True):
+            kwargs["report"] = report
+        result = method(self, *args, **kwargs)
+        loading_info["missing_keys"] = list(report.missing)
+        loading_info["unexpected_keys"] = [*report.unexpected, *report.misshapen]
+        return result
 
     return cast(Method, called)

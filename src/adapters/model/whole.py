@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, cast
 
+from torch import Tensor
 from transformers import initialization
 
 from .. import __version__ as VERSION
@@ -65,7 +66,7 @@ class SavesWhole(SavesCheckpoints):
         left_out = self._names_in_state_of(self._adapter_registry.merged) | fusions.names_of_incomplete(
             self, self._adapter_registry
         )
-        if left_out or sharing.groups(self._adapter_registry):
+        if left_out or sharing.shares_any(self._adapter_registry):
             state = kwargs.get("state_dict") or self.state_dict()
             state = {key: tensor for key, tensor in state.items() if key not in left_out}
             kwargs["state_dict"] = sharing.separated(self._adapter_registry, state)
@@ -90,6 +91,10 @@ class SavesWhole(SavesCheckpoints):
         cast(Any, super()).initialize_weights()
         if "_adapter_registry" not in self.__dict__:
             return
+        for module, name, buffer in self._adapter_registry.lasting:
+            device = cast(Tensor, module._buffers[name]).device
+            module._buffers[name] = buffer.to(device)
+        self._adapter_registry.lasting = []
         sharing.tie(self._adapter_registry)
         for fusion in self._adapter_registry.fusions.values():
             for module in fusion.modules():

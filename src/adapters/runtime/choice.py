@@ -121,7 +121,7 @@ def together(rows: Rows) -> list[Together] | None:
         if len(flow) > 1:
             return None
         for part in flow:
-            key = part.stack_key() if isinstance(part, AdapterModule) else None
+            key = part.common_key() if isinstance(part, AdapterModule) else None
             if key is None:
                 return None
             found = kinds.setdefault(key, [])

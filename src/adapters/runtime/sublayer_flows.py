@@ -197,8 +197,8 @@ def of_child(flow: Flow, leaves: Leaves) -> Child:
 def at_once(part: Fused) -> StackedBottleneck | None:
     """The adapters that are fused as one, if all flows are single bottlenecks that read the same."""
     modules = [flow[0] for flow in part.flows if len(flow) == 1 and isinstance(flow[0], Bottleneck)]
-    keys = {module.stack_key() for module in modules}
-    if len(modules) < len(part.flows) or len(keys) > 1 or modules[0].depends_on_rows:
+    keys = {module.common_key() for module in modules}
+    if len(modules) < len(part.flows) or len(keys) > 1 or None in keys or modules[0].depends_on_rows:
         return None
     return StackedBottleneck(modules, AllOfThem())
 

@@ -2,16 +2,9 @@
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from torch import nn
 
 from ..methods.fusion import AttentionFusion
-
-
-def regularization_loss(model: nn.Module) -> Tensor | None:
-    """The sum of 0.01 · ‖V − I‖² over the value matrices that are trained; None if none is."""
-    losses = [module.regularization_loss() for module in _regularized(model).values()]
-    found = [loss for loss in losses if loss is not None and loss.requires_grad]
-    return sum(found[1:], found[0]) if found else None
 
 
 def is_regularized(model: nn.Module) -> bool:
