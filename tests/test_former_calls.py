@@ -221,6 +221,18 @@ def test_kinds_of_errors() -> None:
         model(IDS)
 
 
+@pytest.mark.parametrize("config", [LoRAConfig(init_weights="bert"), adapters.IA3Config(init_weights="bert")])
+def test_init_weights_bert(config: Any) -> None:
+    """All of N(0, 0.02): a new adapter changes something."""
+    model: Any = models.adapted("bert")
+    before = model(IDS)[0]
+    model.add_adapter("a", config=config, set_active=True)
+    assert not torch.equal(model(IDS)[0], before)
+    for name, weight in model.named_parameters():
+        if "loras.a.lora_" in name:
+            assert weight.std().item() == pytest.approx(0.02, rel=0.5) and abs(weight.mean().item()) < 0.01
+
+
 # -- others -----------------------------------------------------------------------------------------------------------
 
 

@@ -227,7 +227,12 @@ _SUBMODULES = (
     "wrappers",
 )
 
-__all__ = ["__version__", *_MODULE_OF]
+_ARCHITECTURES_OF_1_3 = (
+    "Albert Bart Beit Bert BertGeneration CLIP Deberta DebertaV2 DistilBert Electra GPT2 "
+    "GPTJ Llama MBart MT5 Mistral PLBart Roberta T5 ViT Whisper XLMRoberta Xmod"
+)
+# `from adapters import *` gives the classes that it gave in 1.3; those of other architectures are imported by name.
+__all__ = ["__version__", *_MODULE_OF, *(f"{name}AdapterModel" for name in _ARCHITECTURES_OF_1_3.split())]
 
 
 def __getattr__(name: str) -> Any:

@@ -33,7 +33,7 @@ class LoRAConfig(AdapterConfig):
         dropout: Dropout probability of x.
         attn_matrices: Which projections of attention: any of `q`, `k`, `v`, `o`, also where some are one matrix.
         composition_mode: `add` (y = W x + s · B A x) or `scale` (y = s · b ⊙ W x, with r = 1 and no A).
-        init_weights: `lora` (A Kaiming uniform, B zero), `bert` (A N(0, 0.02), B zero), `ia3` (ones, as what is scaled
+        init_weights: `lora` (A Kaiming uniform, B zero), `bert` (both N(0, 0.02)), `ia3` (ones, as what is scaled
             should start), `vera` (both Kaiming uniform, as what is frozen; VeRA takes `lora` for it);
             `pissa` and `olora` (the principal part of W, by its SVD or QR decomposition), `orthogonal`, and `eva` (the
             principal directions of the layer's inputs, found by `adapters.initialise_with_data`).

@@ -41,7 +41,11 @@ class EmbeddingLoRA(WeightMap):
         self._module = (target.module,)  # in a tuple it is no module of the adapter
         self.lora_embedding_A = nn.Parameter(torch.zeros(target.rank, matrix.in_features))
         self.lora_embedding_B = nn.Parameter(torch.empty(matrix.out_features, target.rank))
-        nn.init.normal_(self.lora_embedding_B, std=0.02 if config.init_weights == "bert" else 1.0)
+        if config.init_weights == "bert":
+            nn.init.normal_(self.lora_embedding_A, std=0.02)
+            nn.init.normal_(self.lora_embedding_B, std=0.02)
+        else:
+            nn.init.normal_(self.lora_embedding_B)
 
     def adapt(self, x: Tensor, y: Tensor) -> Tensor:
         """y′ for the numbers x of tokens. Shapes: (..., T), (..., T, D) to (..., T, D)."""

@@ -42,7 +42,8 @@ class FusedMap(nn.Module, ABC):
 
 
 class FusedLoRA(FusedMap):
-    """W′ = W + s · B A. Shapes of the parameters: `lora_A` (E, r, I), `lora_B` (E, O, r), which starts at zero.
+    """W′ = W + s · B A. Shapes of the parameters: `lora_A` (E, r, I), `lora_B` (E, O, r), which starts at zero,
+    with `init_weights="bert"` near it.
 
     Args:
         config: The configuration.
@@ -59,6 +60,7 @@ class FusedLoRA(FusedMap):
         self.lora_B = nn.Parameter(torch.zeros(count, matrix.out_features, target.rank))
         if config.init_weights == "bert":
             nn.init.normal_(self.lora_A, std=0.02)
+            nn.init.normal_(self.lora_B, std=0.02)
         else:
             bound = 1 / math.sqrt(matrix.in_features)  # that of Kaiming for each expert's own A
             nn.init.uniform_(self.lora_A, -bound, bound)

@@ -22,8 +22,8 @@ def lora(parameters: Mapping[str, nn.Parameter], weight: Tensor | None) -> None:
 
 
 def bert(parameters: Mapping[str, nn.Parameter], weight: Tensor | None) -> None:
-    """A normal with deviation 0.02, B zero."""
-    _fill(parameters, lambda a: nn.init.normal_(a, std=0.02), nn.init.zeros_)
+    """Both normal with deviation 0.02, so that something changes from the start."""
+    _fill(parameters, lambda a: nn.init.normal_(a, std=0.02), lambda b: nn.init.normal_(b, std=0.02))
 
 
 def ia3(parameters: Mapping[str, nn.Parameter], weight: Tensor | None) -> None:
