@@ -1,4 +1,4 @@
-"""The base model inside a model with a head: what its methods of adapters are called on it, is called on the whole."""
+"""The base model inside a model: the methods of adapters that are called on it are those of the whole model."""
 
 from __future__ import annotations
 
