@@ -14,6 +14,7 @@ from transformers import BertConfig, BertForSequenceClassification, BertModel, G
 import adapters
 import models
 from adapters import AdapterConfig, AutoAdapterModel, ConfigUnion, Fuse, LoRAConfig, MAMConfig, SeqBnConfig
+from adapters.checkpoints.errors import LoadReport
 from adapters.heads import ClassificationHead
 
 SMALL = BertConfig(**models.BERT)
@@ -118,8 +119,9 @@ def test_loading_info(tmp_path: Path) -> None:
         load(tmp_path / folder, loading_info=info)
         assert info == fits
     wider = AutoAdapterModel.from_config(BertConfig(**{**models.BERT, "num_hidden_layers": 3}))
-    info = {}
-    wider.load_adapter(tmp_path / "adapter", strict=False, loading_info=info)
+    info, report = {}, LoadReport()
+    wider.load_adapter(tmp_path / "adapter", strict=False, loading_info=info, report=report)
+    assert info["missing_keys"] == report.missing
     assert info["unexpected_keys"] == [] and {key.split(".")[2] for key in info["missing_keys"]} == {"2"}
 
 

@@ -102,9 +102,11 @@ def also_with_loading_info(method: Method) -> Method:
     def called(self: Any, *args: Any, loading_info: dict[str, Any] | None = None, **kwargs: Any) -> Any:
         if loading_info is None:
             return method(self, *args, **kwargs)
-        report = kwargs.get("report") or LoadReport()
-        if not kwargs.get("strict", True):
-            kwargs["report"] = report
+        report = kwargs.get("report")
+        if report is None:
+            report = LoadReport()
+            if not kwargs.get("strict", True):
+                kwargs["report"] = report
         result = method(self, *args, **kwargs)
         loading_info["missing_keys"] = list(report.missing)
         loading_info["unexpected_keys"] = [*report.unexpected, *report.misshapen]
