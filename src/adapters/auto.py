@@ -15,18 +15,8 @@ from transformers.models.auto.modeling_auto import MODEL_MAPPING, MODEL_MAPPING_
 
 from .heads.flexible import ModelWithFlexibleHeadsAdaptersMixin
 from .heads.static import is_causal
+from .model.classes import HUB_ARGUMENTS
 
-_HUB_ARGUMENTS = (
-    "cache_dir",
-    "code_revision",
-    "force_download",
-    "local_files_only",
-    "proxies",
-    "revision",
-    "subfolder",
-    "token",
-    "trust_remote_code",
-)
 _NOT_OF_CONFIG = ("dtype", "torch_dtype", "attn_implementation", "quantization_config")  # the model's own business
 
 
@@ -87,7 +77,7 @@ class AutoAdapterModel:
 
 def _config(path: Any, kwargs: dict[str, Any]) -> Any:
     """A configuration. What changes it is taken out of the arguments."""
-    found = {name: kwargs[name] for name in _HUB_ARGUMENTS if name in kwargs}
+    found = {name: kwargs[name] for name in HUB_ARGUMENTS if name in kwargs}
     config = AutoConfig.from_pretrained(path, **found)
     changed = {name for name in kwargs if name not in _NOT_OF_CONFIG and name not in found and hasattr(config, name)}
     if not changed:

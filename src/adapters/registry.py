@@ -235,8 +235,6 @@ class AdapterRegistry:
                 host = self.base.get_submodule(placement.host)
                 if not is_fitted:
                     device, dtype = _device_and_dtype(host, self.base)
-                    if device is not None and device.type == "meta":
-                        self.lasting += _buffers_in_no_file(placement.module)
                     placement.module.to(device=device, dtype=placement.module.dtype or dtype)
                     placement.module.train(host.training)
                 _container(host, placement.container).attach(owner.name, placement.module)
@@ -599,12 +597,6 @@ def _only_layers(config: AdapterConfig, layers: Sequence[int], anatomy: Anatomy)
             f"there is no layer {', '.join(map(str, sorted(set(layers) - indices)))}."
         )
     return config.without_layers(sorted(indices - set(layers)), sorted(indices))
-
-
-def _buffers_in_no_file(module: nn.Module) -> list[tuple[nn.Module, str, Tensor]]:
-    parts = [(part, name) for part in module.modules() for name in part._non_persistent_buffers_set]
-    found = [(part, name, part._buffers[name]) for part, name in parts]
-    return [(part, name, buffer) for part, name, buffer in found if buffer is not None]
 
 
 def _container(host: nn.Module, path: str) -> AdapterDict:

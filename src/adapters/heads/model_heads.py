@@ -187,18 +187,13 @@ def _outside(module: nn.Module, base: nn.Module, prefix: str) -> dict[str, Tenso
 
 
 def save_static_head(
-    model: nn.Module,
-    base: nn.Module,
     folder: Path,
+    parameters: Mapping[str, Tensor],
     facts: Mapping[str, Any],
     labels: Mapping[str, Any],
     use_safetensors: bool,
-    is_asked_for: bool = False,
 ) -> None:
-    """Write the head of a static class, if it has parameters of its own, or if it is asked for: its class, then."""
-    parameters = static_head_parameters(model, base)
-    if not parameters and not is_asked_for:
-        return
+    """Write the head of a static class. It has no parameters if it is tied; then what is said of it is its class."""
     with together(folder):
         write_tensors(folder, HEAD_WEIGHTS, parameters, use_safetensors)
         write_json(folder / HEAD_CONFIG, {**facts, **labels, "config": None, "name": None})

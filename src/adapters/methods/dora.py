@@ -17,7 +17,7 @@ from torch.nn.functional import linear
 
 from .kept import Keeper, flows
 from .targets import Target
-from .weights import dense_weight, is_dense, is_to_come
+from .weights import dense_weight, is_dense
 
 
 class Magnitude(Keeper):
@@ -34,11 +34,12 @@ class Magnitude(Keeper):
         self.register_buffer("rows", target.rows, persistent=False)
         self._module = (target.module,)  # in a tuple it is no module of the adapter
         self._matrix = replace(target.matrix, path="")
-        if is_to_come(target.module._parameters["weight"]):
-            count = target.matrix.out_features if target.rows is None else len(target.rows)
-            self.weight = nn.Parameter(torch.empty(count, 1))
-        else:
-            self.weight = nn.Parameter(self._of_rows(_root(self._squares_of_base()))[:, None])
+        count = target.matrix.out_features if target.rows is None else len(target.rows)
+        self.weight = nn.Parameter(torch.empty(count, 1))
+
+    def start(self) -> None:
+        """See `AdapterModule.start`."""
+        self.weight = nn.Parameter(self._of_rows(_root(self._squares_of_base()))[:, None])
 
     @property
     def sources(self) -> list[Tensor]:

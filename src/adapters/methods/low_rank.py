@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Hashable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import dropout, linear
 
 from ..configuration import LoRAConfig
@@ -41,6 +41,11 @@ class LowRank(RowMatrix, ABC):
         # A bias that the magnitudes leave alone is taken out before they scale, and put in again.
         self._biased = (target.module,) if self.m is not None and not config.scale_bias else ()
         self.has_product, self.has_scale = True, self.m is not None
+
+    def start(self, base: nn.Module) -> None:
+        """See `AdapterModule.start`."""
+        if self.m is not None:
+            self.m.start()
 
     @abstractmethod
     def factors(self) -> tuple[Tensor, Tensor]:

@@ -54,7 +54,7 @@ class Prompt(PromptMap):
             raise ValueError("prompt_init='from_string' takes a model of text; use prompt_init='random_uniform'.")
         weight = embeddings.weight
         if weight.is_meta:
-            return  # the model is being loaded, and this adapter with it
+            return  # there are no numbers to begin with
         ids = torch.tensor(_token_ids(base, cast(str, self.config.prompt_init_text)), device=weight.device)
         with torch.no_grad():
             found = embeddings.forward(ids[torch.arange(self.length, device=ids.device) % len(ids)])

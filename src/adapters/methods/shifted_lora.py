@@ -8,8 +8,6 @@ Letters: I inputs of the adapted matrix, R its adapted rows, n matrices that are
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import dropout, linear
@@ -18,7 +16,7 @@ from ..configuration import AdapterConfigError, LoRAConfig
 from .lora_inits import DECOMPOSITIONS
 from .low_rank import LowRank
 from .targets import Target
-from .weights import dense_weight, is_to_come
+from .weights import dense_weight
 
 
 class ShiftedLoRA(LowRank):
@@ -41,25 +39,28 @@ class ShiftedLoRA(LowRank):
         for name in ("use_dora", "use_gating"):
             if config[name]:
                 raise AdapterConfigError(f"{name}=True does not go with init_weights={config.init_weights!r}.")
-        a, b = self._start(config.init_weights, target)
-        self.lora_A, self.lora_B = nn.Parameter(a), nn.Parameter(b)
-        self.start_A = nn.Parameter(a.clone(), requires_grad=False)
-        self.start_B = nn.Parameter(b.clone(), requires_grad=False)
-
-    def _start(self, kind: str, target: Target) -> tuple[Tensor, Tensor]:
-        """A₀ and B₀. Shapes: (n·r, I), (R, r)."""
-        if is_to_come(target.module._parameters.get(target.matrix.parameter)):
-            r = self.rank
-            return torch.empty(len(self.sizes) * r, self.in_features), torch.empty(sum(self.sizes), r)
-        weight = dense_weight(target.module, replace(target.matrix, path="")).float()
         if self.rank > min(*self.sizes, self.in_features):
             raise AdapterConfigError(
                 f"r={self.rank} is more than {target.matrix.path} has, of {self.sizes} rows and {self.in_features} "
-                f"columns: with init_weights={kind!r} the rank is that of a part of the weight."
+                f"columns: with init_weights={config.init_weights!r} the rank is that of a part of the weight."
             )
+        self._decompose = DECOMPOSITIONS[config.init_weights]
+        self._matrix = target.matrix
+        a = torch.empty(self.inner, self.in_features, dtype=torch.float32)
+        b = torch.empty(sum(self.sizes), self.rank, dtype=torch.float32)
+        self.lora_A, self.lora_B = nn.Parameter(a), nn.Parameter(b)
+        self.start_A = nn.Parameter(torch.empty_like(a), requires_grad=False)
+        self.start_B = nn.Parameter(torch.empty_like(b), requires_grad=False)
+
+    def start(self, base: nn.Module) -> None:
+        """See `AdapterModule.start`."""
+        weight = dense_weight(base, self._matrix).float()
         rows = weight if self.rows is None else weight[self.rows.to(weight.device)]
-        pairs = [DECOMPOSITIONS[kind](part, self.rank, self.scaling) for part in torch.split(rows, self.sizes)]
-        return torch.cat([a for a, _ in pairs]).cpu(), torch.cat([b for _, b in pairs]).cpu()
+        pairs = [self._decompose(part, self.rank, self.scaling) for part in torch.split(rows, self.sizes)]
+        with torch.no_grad():
+            for own, made in ("A", [a for a, _ in pairs]), ("B", [b for _, b in pairs]):
+                self.get_parameter(f"start_{own}").copy_(torch.cat(made))
+                self.get_parameter(f"lora_{own}").copy_(torch.cat(made))
 
     def factors(self) -> tuple[Tensor, Tensor]:
         """See `LowRank.factors`. Here their rank is 2 r."""

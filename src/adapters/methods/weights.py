@@ -5,10 +5,6 @@ Shapes: O outputs, I inputs; E experts, whose matrices are fused in one paramete
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
-from contextvars import ContextVar
-
 import torch
 from torch import Tensor, nn
 
@@ -16,28 +12,12 @@ from ..anatomy.parts import Matrix
 
 _DENSE_TYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 _AT_ONCE = 1024
-_IS_LOADING: ContextVar[bool] = ContextVar("_IS_LOADING", default=False)
 
 
 def is_dense(weight: Tensor | None) -> bool:
     """Whether a parameter holds the numbers of its matrix as they are; those of quantised layers do not."""
     # Quantised weights may say that they are of a floating type, so the class counts too.
     return type(weight) in (nn.Parameter, Tensor) and weight is not None and weight.dtype in _DENSE_TYPES
-
-
-@contextlib.contextmanager
-def loading() -> Iterator[None]:
-    """Around the making of adapters whose tensors are read afterwards, together with the weights of the model."""
-    token = _IS_LOADING.set(True)
-    try:
-        yield
-    finally:
-        _IS_LOADING.reset(token)
-
-
-def is_to_come(weight: Tensor | None) -> bool:
-    """Whether a weight has no numbers yet, and what would be made of it is read too."""
-    return weight is not None and weight.is_meta and _IS_LOADING.get()
 
 
 def dense_weight(base: nn.Module, matrix: Matrix) -> Tensor:

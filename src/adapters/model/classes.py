@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
-from torch import nn
+from torch import Tensor, nn
 from transformers import AutoConfig, GenerationMixin, PreTrainedConfig, PreTrainedModel
 from transformers.models.auto.auto_factory import _BaseAutoModelClass, _get_model_class
 
@@ -23,16 +23,29 @@ from ..calling import taken_from, use
 from ..checkpoints.files import INTERFACE_CONFIG, read_json
 from ..configuration import ModelAdaptersConfig
 from ..embeddings import DEFAULT, LoadedEmbeddings
-from ..methods.weights import loading
-from ..registry import AdapterRegistry
+from ..registry import Adapter, AdapterRegistry
 from ..runtime.calls import Generation
 from ..runtime.hooks import ReplayedCheckpoint
+from .base import check_name
 from .calls import CallsAdapters
 from .embeddings import NamesEmbeddings
 from .inner import InnerModelMixin, share_methods, unshare_methods
 from .pushing import PushesAdapters
 from .showing import ShowsAdapters
 from .whole import SavesWhole
+
+HUB_ARGUMENTS = (
+    "cache_dir",
+    "code_revision",
+    "force_download",
+    "local_files_only",
+    "proxies",
+    "revision",
+    "subfolder",
+    "token",
+    "trust_remote_code",
+)
+"""The arguments of transformers' `from_pretrained` that say where files are, and not what is made of them."""
 
 
 class ModelAdaptersMixin(SavesWhole, PushesAdapters, ShowsAdapters, NamesEmbeddings, CallsAdapters):
@@ -219,8 +232,8 @@ def _chosen_class(auto_class: Any, path: str | Path, kwargs: Mapping[str, Any]) 
     """The class that one of transformers' `AutoModel…` would make."""
     config = kwargs.get("config")
     if not isinstance(config, PreTrainedConfig):
-        told = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
-        config = AutoConfig.from_pretrained(config or path, **{name: kwargs[name] for name in told if name in kwargs})
+        told = {name: kwargs[name] for name in HUB_ARGUMENTS if name in kwargs}
+        config = AutoConfig.from_pretrained(config or path, **told)
     if type(config) not in auto_class._model_mapping:
         raise ValueError(f"{auto_class.__name__} has no class for {type(config).__name__}; give the class itself.")
     return cast("type[Any]", cast(Any, _get_model_class)(config, auto_class._model_mapping))
@@ -251,15 +264,31 @@ def add_saved_adapters(model: Any, config: Any) -> None:
     """Add the adapters that `save_pretrained` noted in a configuration, and take the note off."""
     entry = getattr(config, "adapters", None)
     if isinstance(entry, dict) and "config_map" in entry:
-        with loading():
-            _add_all(model, ModelAdaptersConfig(**entry))
+        saved, registry = ModelAdaptersConfig(**entry), model._adapter_registry
+        is_read = any(parameter.is_meta for parameter in registry.base.parameters())  # with the weights of the model
+        for name in saved:
+            check_name(name)
+            adapter = registry.build(name, saved.get(name), is_filled=is_read)
+            registry.lasting += _buffers_in_no_file(adapter) if is_read else []
+            registry.attach(adapter)
+        _add_fusions(model, saved)
         sharing.share_again(model._adapter_registry, entry.get("shared_parameters") or {})
         del config.adapters
+
+
+def _buffers_in_no_file(adapter: Adapter) -> list[tuple[nn.Module, str, Tensor]]:
+    parts = dict.fromkeys(part for module in adapter.modules() for part in module.modules())
+    buffers = [(part, name, part._buffers[name]) for part in parts for name in part._non_persistent_buffers_set]
+    return [(part, name, buffer) for part, name, buffer in buffers if buffer is not None]
 
 
 def _add_all(model: Any, adapters_config: ModelAdaptersConfig) -> None:
     for name in adapters_config:
         model.add_adapter(name, adapters_config.get(name))
+    _add_fusions(model, adapters_config)
+
+
+def _add_fusions(model: Any, adapters_config: ModelAdaptersConfig) -> None:
     for name in adapters_config.fusions:
         config, adapter_names = adapters_config.get_fusion(name)
         model.add_adapter_fusion(adapter_names, config, name)

@@ -46,8 +46,10 @@ class HasHead(AddsAdapters):
         Raises:
             ValueError: it has none.
         """
-        self._check_has_head()
-        self._write_head(Path(save_directory), use_safetensors, is_asked_for=True)
+        parameters = static_head_parameters(self, self._adapter_registry.base)
+        if not parameters and not has_task(self):
+            raise ValueError(f"This {type(self).__name__} has no head to write.")
+        self._write_head(Path(save_directory), parameters, use_safetensors)
 
     @also_with_loading_info
     def load_head(
@@ -84,17 +86,14 @@ class HasHead(AddsAdapters):
 
     def _save_head_of(self, adapter_name: str, folder: Path, use_safetensors: bool) -> None:
         """Write the head that belongs to an adapter, if there is one."""
-        self._write_head(folder, use_safetensors, is_asked_for=False)
+        parameters = static_head_parameters(self, self._adapter_registry.base)
+        if parameters:
+            self._write_head(folder, parameters, use_safetensors)
 
-    def _check_has_head(self) -> None:
-        if not has_task(self) and not static_head_parameters(self, self._adapter_registry.base):
-            raise ValueError(f"This {type(self).__name__} has no head to write.")
-
-    def _write_head(self, folder: Path, use_safetensors: bool, is_asked_for: bool) -> None:
+    def _write_head(self, folder: Path, parameters: Mapping[str, Tensor], use_safetensors: bool) -> None:
         config = getattr(self, "config", None)
         labels = {"label2id": config.label2id, "num_labels": config.num_labels} if config is not None else {}
-        base = self._adapter_registry.base
-        save_static_head(self, base, folder, self._facts(), labels, use_safetensors, is_asked_for)
+        save_static_head(folder, parameters, self._facts(), labels, use_safetensors)
 
     def _read_head(
         self,

@@ -104,7 +104,7 @@ class RowPlan:
             )
         if isinstance(task_ids, Tensor):
             if per_channel % len(task_ids) or (per_channel != len(task_ids) and not with_beams):
-                raise RowsDifferError(_rows_differ(len(task_ids), per_channel, "task_ids"))
+                raise _rows_differ(len(task_ids), per_channel, "task_ids")
             ids = task_ids.repeat_interleave(per_channel // len(task_ids)) if per_channel != len(task_ids) else task_ids
             found = self._table.to(ids.device)[:, torch.tensor(of_rows, device=ids.device), ids]
             return Assignment(rows, None, found.flatten())
@@ -117,12 +117,12 @@ class RowPlan:
 def _repeated(given: Sequence[int], rows: int, what: str, with_beams: bool) -> list[int]:
     """One for each row, where each of the batch may be followed by copies of it."""
     if not given or rows % len(given) or (rows != len(given) and not with_beams):
-        raise RowsDifferError(_rows_differ(len(given), rows, what))
+        raise _rows_differ(len(given), rows, what)
     return [one for one in given for _ in range(rows // len(given))]
 
 
-def _rows_differ(given: int, rows: int, what: str) -> str:
-    return f"{what}: {given} rows, but the batch has {rows}."
+def _rows_differ(given: int, rows: int, what: str) -> RowsDifferError:
+    return RowsDifferError(f"{what}: {given} rows, but the batch has {rows}.")
 
 
 def _lane(setup: Setup, channel: int, row: int, task: int) -> Setup:
